@@ -1,0 +1,66 @@
+"""Where the engine keeps its things on one node, and the limits that it holds to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_HOME = Path("/var/lib/wharfinger")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Folders and limits of one engine. All folders are root's own (0700).
+
+    `data_root` lives on a real disk (content, layers, containers, volumes, `engine.db`); `run_root` on a tmpfs
+    (bundles, namespaces, sockets, exit files): what is in it is gone after a reboot, and so are the containers.
+    `instance` is 8 hex digits that mark this engine's kernel objects (cgroups, bridges, nftables table), so two
+    engines on one machine never touch each other's.
+    """
+
+    data_root: Path
+    run_root: Path
+    instance: str
+    node: str = "local"
+    runtime: str = ""  # "crun", "runc" or a path; empty: probed
+    allowed_bind_roots: tuple[str, ...] = ()
+    default_publish_address: str = "127.0.0.1"
+    subnet_pool: str = "10.201.0.0/16"
+    subuid_base: int = 0x10000000  # first host id of the ranges given to containers, 65,536 each
+    subuid_count: int = 32768  # how many ranges there are
+    default_pids_limit: int = 4096
+    log_max_bytes: int = 256 * 1024 * 1024  # per container, all its log files together
+    insecure_registries: tuple[str, ...] = ("127.0.0.1", "localhost", "::1")
+    dns_upstreams: tuple[str, ...] = field(default=())  # empty: the host's resolv.conf
+
+    @classmethod
+    def from_home(cls, home: Path | str = "", **changes: object) -> EngineConfig:
+        """Return the configuration for `WHARFINGER_HOME` (argument, else environment, else /var/lib/wharfinger)."""
+        root = Path(home or os.environ.get("WHARFINGER_HOME") or DEFAULT_HOME).resolve()
+        instance = hashlib.sha256(str(root).encode()).hexdigest()[:8]
+        run_root = Path("/run") / f"wharfinger-{instance}"
+        values: dict[str, object] = {"data_root": root / "engine", "run_root": run_root, "instance": instance}
+        bind_roots = os.environ.get("WHARFINGER_BIND_ROOTS", "")
+        values["allowed_bind_roots"] = tuple(part for part in bind_roots.split(":") if part)
+        values["node"] = os.environ.get("WHARFINGER_NODE", "local")
+        if address := os.environ.get("WHARFINGER_PUBLISH_ADDRESS"):
+            values["default_publish_address"] = address
+        values.update(changes)
+        return cls(**values)  # type: ignore[arg-type]
+
+    @property
+    def database(self) -> Path:
+        return self.data_root / "engine.db"
+
+    @property
+    def wake_socket(self) -> Path:
+        """A datagram socket that the agent listens on: one byte means "the journal has grown"."""
+        return self.run_root / "journal.sock"
+
+    def make_folders(self) -> None:
+        """Make both roots, closed to everybody but root."""
+        for folder in (self.data_root, self.run_root):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)
