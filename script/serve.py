@@ -180,12 +180,33 @@ def processes(home: Home, node: str, sockets: list[socket.socket]) -> list[Proce
         "WARNING",
     ]
     worker += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    threads = 4 * (os.cpu_count() or 1)
     return [
         Process("agent", python("-m", "workers.agent"), as_root=True),
-        Process("worker", python(*worker), as_root=True),
+        Process("worker", worker(f"node.{node}", max(16, threads)), as_root=True),
+        Process("bulk", worker(f"node.{node}.bulk", max(6, threads // 2)), as_root=True),
         Process("relay", python("manage.py", "relay")),
         Process("web", python("-m", "webapp.server"), descriptors=descriptors, environment=listening),
     ]
+
+
+def worker(queue: str, threads: int) -> list[str]:
+    """Return the command of a worker on one queue: quick verbs and long ones (builds, pulls) do not wait for each other."""
+    argv = [
+        "-m",
+        "celery",
+        "-A",
+        "workers.celery_app",
+        "worker",
+        "-Q",
+        queue,
+        "-n",
+        f"{queue}@%h",
+        "--pool",
+        "threads",
+    ]
+    argv += ["--concurrency", str(threads), "--loglevel", "WARNING"]
+    return python(*argv, "--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
 class Supervisor:
@@ -270,6 +291,12 @@ def one_shot(home: Home, values: dict[str, str], *argv: str) -> None:
         fail(f"manage.py {argv[0]} failed")
 
 
+def make_node_key(home: Home, node: str, values: dict[str, str]) -> None:
+    """Make the key that signs what is sent to the node, readable to root and the account."""
+    code = "import sys, pathlib; from workers.keys import make_key; make_key(pathlib.Path(sys.argv[1]), sys.argv[2])"
+    subprocess.run(python("-c", code, str(home.path), node), env=values, cwd=ROOT, check=True)
+
+
 def listen(host: str, port: int, home: Home) -> list[socket.socket]:
     """Open the TCP port and the socket for the docker command (open to all: the peer's uid names the person)."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -299,6 +326,7 @@ async def serve(home: Home, host: str, port: int, node: str) -> None:
         home.redis_socket.unlink(missing_ok=True)
         supervisor.watch(redis_process(home))
         await until(home.redis_socket.exists, "redis did not start", supervisor)
+    make_node_key(home, node, values)
     await asyncio.to_thread(one_shot, home, values, "prepare")
     for process in processes(home, node, sockets):
         supervisor.watch(process)

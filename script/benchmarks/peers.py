@@ -1,0 +1,140 @@
+"""The peers: a real dockerd in namespaces of its own, Podman and Buildah with stores of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def run(
+    *argv: str,
+    stdin: object = subprocess.DEVNULL,
+    environment: dict[str, str] | None = None,
+    cwd: Path | None = None,
+) -> str:
+    """Run a command and return its output; raises with its error text when it fails."""
+    result = subprocess.run(
+        argv,
+        stdin=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **(environment or {})},
+    )
+    if result.returncode != 0:
+        raise RuntimeError(f"{' '.join(argv[:4])} ...: {(result.stderr or result.stdout).strip()[-300:]}")
+    return result.stdout
+
+
+class Docker:
+    """A dockerd in its own network and mount namespace; the command reaches it through a unix socket."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.socket = folder / "docker.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        argv = ["dockerd", "--host", f"unix://{self.socket}", "--data-root", str(self._folder / "data")]
+        argv += [
+            "--exec-root",
+            str(self._folder / "exec"),
+            "--pidfile",
+            str(self._folder / "pid"),
+            "--log-level",
+            "error",
+        ]
+        argv += ["--insecure-registry", "127.0.0.1:5055"]
+        enter = 'ip link set lo up; echo 1 > /proc/sys/net/ipv4/ip_forward; exec "$@"'
+        log = (self._folder / "log").open("wb")
+        self._process = subprocess.Popen(
+            ["unshare", "--net", "--mount", "sh", "-c", enter, "sh", *argv],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(RuntimeError):
+                self.run("version")
+                return
+            time.sleep(0.2)
+        raise RuntimeError("dockerd did not start: " + (self._folder / "log").read_text()[-400:])
+
+    def inside(self, *argv: str) -> list[str]:
+        """Return `argv` wrapped to run in dockerd's network namespace (a registry must be on its loopback)."""
+        assert self._process is not None
+        return ["nsenter", f"--net=/proc/{self._process.pid}/ns/net", *argv]
+
+    def run(self, *argv: str, cwd: Path | None = None, stdin: object = subprocess.DEVNULL) -> str:
+        return run(
+            "docker", *argv, environment={"DOCKER_HOST": f"unix://{self.socket}"}, cwd=cwd, stdin=stdin
+        )
+
+    def build(self, *argv: str, cwd: Path) -> str:
+        environment = {"DOCKER_HOST": f"unix://{self.socket}", "DOCKER_BUILDKIT": "0"}
+        return run("docker", "build", *argv, cwd=cwd, environment=environment)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(20)
+            self._process.kill()
+        subprocess.run(
+            ["sh", "-c", 'umount -l "$1"/exec/netns/* 2>/dev/null; true', "sh", str(self._folder)],
+            check=False,
+        )
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Podman:
+    """Podman (and Buildah, on the same store) with a store of its own."""
+
+    def __init__(self, folder: Path, program: str = "podman") -> None:
+        self._folder = folder
+        self._program = program
+
+    def run(self, *argv: str, cwd: Path | None = None, stdin: object = subprocess.DEVNULL) -> str:
+        stores = ["--root", str(self._folder / "root"), "--runroot", str(self._folder / "run")]
+        options = (
+            ["--runtime", shutil.which("runc") or "runc", "--cgroup-manager", "cgroupfs"]
+            if self._program == "podman"
+            else []
+        )
+        return run(self._program, *stores, *options, *argv, cwd=cwd, stdin=stdin)
+
+    def stop(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self.run("rm", "--all", "--force")
+        subprocess.run(
+            ["sh", "-c", 'umount -l "$1"/root/overlay 2>/dev/null; true', "sh", str(self._folder)],
+            check=False,
+        )
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def peers(folder: Path) -> Iterator[dict[str, Docker | Podman]]:
+    """Start what is installed; the block gets the peers by name, afterwards all is stopped and removed."""
+    found: dict[str, Docker | Podman] = {}
+    if shutil.which("dockerd"):
+        docker = Docker(folder / "docker")
+        docker.start()
+        found["docker"] = docker
+    if shutil.which("podman"):
+        found["podman"] = Podman(folder / "podman")
+    if shutil.which("buildah"):
+        found["buildah"] = Podman(folder / "podman", "buildah")
+    try:
+        yield found
+    finally:
+        for peer in found.values():
+            peer.stop()
