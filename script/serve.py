@@ -170,16 +170,6 @@ def processes(home: Home, node: str, sockets: list[socket.socket]) -> list[Proce
     """Return what runs after redis, in the order of starting."""
     descriptors = tuple(item.fileno() for item in sockets)
     listening = {"WHARFINGER_LISTEN_FD": str(descriptors[0]), "WHARFINGER_DOCKER_FD": str(descriptors[1])}
-    worker = ["-m", "celery", "-A", "workers.celery_app", "worker", "-Q", f"node.{node}", "-n", f"{node}@%h"]
-    worker += [
-        "--pool",
-        "threads",
-        "--concurrency",
-        str(max(8, 4 * (os.cpu_count() or 1))),
-        "--loglevel",
-        "WARNING",
-    ]
-    worker += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     threads = 4 * (os.cpu_count() or 1)
     return [
         Process("agent", python("-m", "workers.agent"), as_root=True),
