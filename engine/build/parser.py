@@ -24,7 +24,9 @@ MAX_INSTRUCTIONS = 10_000
 _SPACES = re.compile(r"[\t\v\f\r ]+")
 _DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*\Z")
 _DIRECTIVES = ("syntax", "escape", "check")
-_CONTINUED = {token: re.compile(rf"(?:(?<![{re.escape(token)}])|^){re.escape(token)}[ \t]*\Z") for token in "\\`"}
+_CONTINUED = {
+    token: re.compile(rf"(?:(?<![{re.escape(token)}])|^){re.escape(token)}[ \t]*\Z") for token in "\\`"
+}
 _HOLDS_HEREDOC = frozenset({"add", "copy", "run"})
 
 
@@ -187,7 +189,9 @@ class _Parser:
             if document.is_end(line):
                 return replace(document, content="".join(content))
             content.append(line)
-        raise self._error("unterminated heredoc", start, hint=f"a line that says only {document.name} must end it")
+        raise self._error(
+            "unterminated heredoc", start, hint=f"a line that says only {document.name} must end it"
+        )
 
     def _error(self, message: str, line: int, hint: str = "") -> DockerfileError:
         return DockerfileError(message, line=line, file=self._file, hint=hint)
@@ -206,8 +210,8 @@ def _node(line: str, escape: str) -> Node:
     kind = name.lower()
     if kind == "onbuild":
         child = _node(rest, escape) if rest else None
-        args = (child.name, *child.args) if child else ()
-        return Node(name, args, tuple(flags), original=line, child=child)
+        inner = (child.name, *child.args) if child else ()
+        return Node(name, inner, tuple(flags), original=line, child=child)
     args, is_json = _ARGUMENTS.get(kind, _no_arguments)(rest, escape)
     return Node(name, tuple(args), tuple(flags), is_json, line)
 

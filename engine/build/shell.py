@@ -264,7 +264,9 @@ class _Reading:
     def _trimmed(self, kind: str, word: str, value: str) -> str:
         longest = word.startswith(kind)
         pattern = _pattern(word[1:] if longest else word)
-        return pattern.without_prefix(value, longest) if kind == "#" else pattern.without_suffix(value, longest)
+        return (
+            pattern.without_prefix(value, longest) if kind == "#" else pattern.without_suffix(value, longest)
+        )
 
     def _replaced(self, name: str) -> str:
         every = self._peek() == "/"

@@ -100,4 +100,6 @@ def _find(piece: Piece, value: str, position: int) -> int | None:
 
 
 def _find_last(piece: Piece, value: str, position: int) -> int | None:
-    return next((at for at in range(len(value) - len(piece), position - 1, -1) if _at(piece, value, at)), None)
+    return next(
+        (at for at in range(len(value) - len(piece), position - 1, -1) if _at(piece, value, at)), None
+    )

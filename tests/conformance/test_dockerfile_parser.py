@@ -49,7 +49,10 @@ def test_a_bad_file_is_refused(name: str) -> None:
 def test_nodes_know_their_lines() -> None:
     parsed = parse((PARSER / "testfile-line" / "Dockerfile").read_bytes())
     assert [[node.line, node.end_line] for node in parsed.nodes] == LINES["children_start_end"]
-    assert (parsed.nodes[0].line, parsed.nodes[-1].end_line) == (LINES["ast_start_line"], LINES["ast_end_line"])
+    assert (parsed.nodes[0].line, parsed.nodes[-1].end_line) == (
+        LINES["ast_start_line"],
+        LINES["ast_end_line"],
+    )
 
 
 def _heredoc(case: dict[str, Any]) -> Heredoc:
@@ -61,7 +64,9 @@ def _heredoc(case: dict[str, Any]) -> Heredoc:
 def test_here_documents_hold_the_same_text() -> None:
     parsed = parse(HEREDOCS["dockerfile"])
     found = [list(node.heredocs) for node in parsed.nodes[1:]]
-    assert found == [[_heredoc(case) for case in cases or []] for cases in HEREDOCS["heredocs_per_instruction_from_2nd"]]
+    assert found == [
+        [_heredoc(case) for case in cases or []] for cases in HEREDOCS["heredocs_per_instruction_from_2nd"]
+    ]
 
 
 @pytest.mark.parametrize("word", HEREDOC_HELPERS["valid"])

@@ -19,7 +19,11 @@ ENVIRONMENT = {"PWD": "/home", "SHELL": "bash", "KOREAN": "한국어", "NULL": "
 def _env_cases() -> list[tuple[str, str]]:
     lines = _lines(SHELL / "envVarTest")
     parts = [line.split("|") for line in lines if line.strip() and not line.startswith("#")]
-    return [(source.strip(), expected.strip()) for platform, source, expected in parts if platform.strip() in ("A", "U")]
+    return [
+        (source.strip(), expected.strip())
+        for platform, source, expected in parts
+        if platform.strip() in ("A", "U")
+    ]
 
 
 def _word_cases() -> list[tuple[dict[str, str], str, list[str]]]:
@@ -51,13 +55,17 @@ def test_variables_are_replaced_as_there(source: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(("environment", "source", "expected"), _word_cases())
-def test_a_line_splits_into_the_same_words(environment: dict[str, str], source: str, expected: list[str]) -> None:
+def test_a_line_splits_into_the_same_words(
+    environment: dict[str, str], source: str, expected: list[str]
+) -> None:
     if expected == ["error"]:
         with pytest.raises(ShellSyntaxError):
             Lexer().words(source, environment.get)
     else:
         # the upstream test trims the blanks at the end of the expected line, as its words never end with any
-        assert [word.rstrip() for word in Lexer().words(source, environment.get)] == [word.rstrip() for word in expected]
+        assert [word.rstrip() for word in Lexer().words(source, environment.get)] == [
+            word.rstrip() for word in expected
+        ]
 
 
 @pytest.mark.parametrize("case", MATCHES, ids=lambda case: case["input"])
