@@ -19,8 +19,9 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,21 @@ from engine.errors import NoSpace, Unavailable
 from engine.events import Event
 
 BUSY_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """The piece of work that the current thread does, for somebody who may take it away again.
+
+    `check` runs at the start of every write transaction and raises when the work is no longer ours (fencing): a worker
+    that slept through its lease writes nothing. Events get `operation` as an attribute, so one sees what caused them.
+    """
+
+    operation: str
+    check: Callable[[sqlite3.Connection], None]
+
+
+current_work: ContextVar[Work | None] = ContextVar("current_work", default=None)
 
 
 @dataclass(frozen=True)
@@ -70,6 +86,8 @@ class Database:
         before = connection.total_changes
         self._local.appended = False
         try:
+            if work := current_work.get():
+                work.check(connection)
             yield connection
         except BaseException:
             connection.execute("ROLLBACK")
@@ -90,9 +108,18 @@ class Database:
 
     def append_event(self, connection: sqlite3.Connection, event: Event) -> int:
         """Write `event` to the journal as part of the running transaction; return its sequence number."""
+        attributes = event.attributes
+        if work := current_work.get():
+            attributes = {"operation": work.operation, **attributes}
         cursor = connection.execute(
             "INSERT INTO events (time_ns, type, action, subject, attributes) VALUES (?, ?, ?, ?, ?)",
-            (event.time_ns or time.time_ns(), event.type, event.action, event.subject, json.dumps(event.attributes)),
+            (
+                event.time_ns or time.time_ns(),
+                event.type,
+                event.action,
+                event.subject,
+                json.dumps(attributes),
+            ),
         )
         self._local.appended = True
         return int(cursor.lastrowid or 0)
@@ -104,7 +131,9 @@ class Database:
 
     def events_of(self, subject: str, limit: int = 1000) -> list[Event]:
         """Return the newest `limit` events of one subject, oldest first."""
-        rows = self.read().execute("SELECT * FROM events WHERE subject = ? ORDER BY seq DESC LIMIT ?", (subject, limit))
+        rows = self.read().execute(
+            "SELECT * FROM events WHERE subject = ? ORDER BY seq DESC LIMIT ?", (subject, limit)
+        )
         return [_event(row) for row in rows][::-1]
 
     def last_seq(self) -> int:
@@ -137,12 +166,18 @@ class Database:
 
     def _migrate(self, schemas: Sequence[Schema]) -> None:
         with self.transaction() as connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS schema_steps (name TEXT PRIMARY KEY, done INTEGER NOT NULL) STRICT")
-            done = {row["name"]: row["done"] for row in connection.execute("SELECT name, done FROM schema_steps")}
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS schema_steps (name TEXT PRIMARY KEY, done INTEGER NOT NULL) STRICT"
+            )
+            done = {
+                row["name"]: row["done"] for row in connection.execute("SELECT name, done FROM schema_steps")
+            }
             for schema in schemas:
                 for step in schema.steps[done.get(schema.name, 0) :]:
                     connection.execute(step)
-                connection.execute("INSERT OR REPLACE INTO schema_steps VALUES (?, ?)", (schema.name, len(schema.steps)))
+                connection.execute(
+                    "INSERT OR REPLACE INTO schema_steps VALUES (?, ?)", (schema.name, len(schema.steps))
+                )
 
     def _epoch(self) -> str:
         """Return the name of this journal's life: another one after the data root was made anew."""
@@ -162,7 +197,9 @@ class Database:
 
 
 def _event(row: sqlite3.Row) -> Event:
-    return Event(row["type"], row["action"], row["subject"], json.loads(row["attributes"]), row["time_ns"], row["seq"])
+    return Event(
+        row["type"], row["action"], row["subject"], json.loads(row["attributes"]), row["time_ns"], row["seq"]
+    )
 
 
 @contextmanager
@@ -171,7 +208,9 @@ def _translated() -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         if "full" in str(error):
-            raise NoSpace("the disk of the engine's database is full", hint="free space, then try again") from error
+            raise NoSpace(
+                "the disk of the engine's database is full", hint="free space, then try again"
+            ) from error
         if "locked" in str(error) or "busy" in str(error):
             raise Unavailable("the engine's database is busy", hint="try again in a moment") from error
         raise

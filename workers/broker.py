@@ -18,8 +18,8 @@ VISIBILITY_TIMEOUT_S = 60
 
 
 def redis_url(home: Path | None = None) -> str:
-    """Return `REDIS_URL`, else the private Redis on its unix socket: `unix:///var/lib/wharfinger/redis.sock`."""
-    return os.environ.get("REDIS_URL") or f"unix://{(home or home_folder()) / 'redis.sock'}"
+    """Return `REDIS_URL`, else the private Redis on its unix socket: `unix:///var/lib/wharfinger/redis/redis.sock`."""
+    return os.environ.get("REDIS_URL") or f"unix://{(home or home_folder()) / 'redis' / 'redis.sock'}"
 
 
 def connect(url: str = "") -> redis.Redis:

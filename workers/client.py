@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+import redis.asyncio
 from celery import Celery
 from kombu.exceptions import OperationalError
 
@@ -81,15 +82,8 @@ def query(
     Raises `NodeError` when the agent answers with a problem, `NodeSilent` when nobody answers, `BrokerDown` without Redis.
     """
     key = node_key(node)
-    question = queries.Query(
-        id=(query_id := names.new_id()),
-        node=node,
-        kind=kind,
-        expires_at=time.time() + timeout_s,
-        params=params or {},
-        sealed=seal(key, secrets or {}, query_id),
-    )
-    entry: dict[Any, Any] = {"q": queries.write_query(key, question)}
+    query_id, question = write_question(key, kind, params or {}, secrets=secrets, timeout_s=timeout_s)
+    entry: dict[Any, Any] = {"q": question}
     _guarded(
         lambda: connection().xadd(names.requests_key(node), entry, maxlen=REQUESTS_KEPT, approximate=True)
     )
@@ -131,6 +125,32 @@ def node_key(node: str) -> NodeKey:
 def connection() -> redis.Redis:
     """Return this process's client of Redis (safe to share between threads)."""
     return _connection(broker.redis_url(), os.getpid())
+
+
+def async_connection() -> redis.asyncio.Redis:
+    """Return a new client of Redis for the running event loop; who takes it closes it."""
+    return broker.connect_async()
+
+
+def write_question(
+    key: NodeKey,
+    kind: str,
+    params: dict[str, Any],
+    *,
+    secrets: dict[str, Any] | None = None,
+    timeout_s: float,
+) -> tuple[str, str]:
+    """Return the id of a new query and the text to send."""
+    query_id = names.new_id()
+    question = queries.Query(
+        id=query_id,
+        node=key.node,
+        kind=kind,
+        expires_at=time.time() + timeout_s,
+        params=params,
+        sealed=seal(key, secrets or {}, query_id),
+    )
+    return query_id, queries.write_query(key, question)
 
 
 @functools.lru_cache(maxsize=4)
