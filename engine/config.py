@@ -12,7 +12,7 @@ DEFAULT_HOME = Path("/var/lib/wharfinger")
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Folders and limits of one engine. All folders are root's own (0700).
+    """Folders and limits of one engine. All folders are root's own (0700, the run root 0711: see `make_folders`).
 
     `data_root` lives on a real disk (content, layers, containers, volumes, `engine.db`); `run_root` on a tmpfs
     (bundles, namespaces, sockets, exit files): what is in it is gone after a reboot, and so are the containers.
@@ -60,7 +60,11 @@ class EngineConfig:
         return self.run_root / "journal.sock"
 
     def make_folders(self) -> None:
-        """Make both roots, closed to everybody but root."""
-        for folder in (self.data_root, self.run_root):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            folder.chmod(0o700)
+        """Make both roots, closed to everybody but root.
+
+        The run root may be passed through but not listed: below it the root of each container lies in a folder that
+        belongs to that container's mapped root alone (`engine.runtime.roots`); everything else in it is 0700 or 0600.
+        """
+        for folder, mode in ((self.data_root, 0o700), (self.run_root, 0o711)):
+            folder.mkdir(parents=True, exist_ok=True, mode=mode)
+            folder.chmod(mode)
