@@ -1,0 +1,314 @@
+"""Connections to registries: checked addresses, TLS, reuse, and an end at once when somebody cancels.
+
+Why the standard library's `http.client` and not a larger HTTP library: a layer is hundreds of megabytes, and here one read is
+one `recv` into the bytes that are hashed and written; the address that was checked is the address that is connected to,
+so a name cannot point elsewhere a moment later; `sendfile` carries uploads; and another thread may end any
+transfer by shutting its socket down.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import logging
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+from functools import lru_cache
+from typing import Any
+
+from engine.errors import Cancelled
+from engine.progress import CancelToken
+from engine.registry.errors import Interrupted, Untrusted
+from engine.registry.retry import Timeouts
+from engine.registry.settings import Origin, Trust, default_port
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.25
+
+
+class Connection(http.client.HTTPConnection):
+    """One HTTP/1.1 connection to an origin.
+
+    Between `begin_transfer` and `end_transfer`, `moved` counts body bytes for the watch over slow transfers; `stalled` says that
+    the watch has ended it.
+    """
+
+    def __init__(self, origin: Origin, sock: socket.socket) -> None:
+        super().__init__(origin.host, origin.port)
+        self.default_port = default_port(origin.scheme)
+        self.auto_open = 0  # a closed connection stays closed
+        self.sock = sock
+        self.origin = origin
+        self.fresh = True
+        self.transferring_since = 0.0
+        self.moved = 0
+        self.stalled = False
+
+    def begin_transfer(self) -> None:
+        self.moved, self.transferring_since = 0, time.monotonic()
+
+    def end_transfer(self) -> None:
+        self.transferring_since = 0.0
+
+    @property
+    def plain(self) -> bool:
+        """Tell whether bytes go to the socket as they are, without TLS."""
+        return not isinstance(self.sock, ssl.SSLSocket)
+
+    def interrupt(self) -> None:
+        """Make every read and write of this connection end now; may be called from any thread."""
+        if (sock := self.sock) is not None:
+            try:
+                # SSLSocket.shutdown would pull the TLS state from under the thread that reads
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            except OSError:
+                return  # closed already
+
+
+class Connections:
+    """The connections of one piece of work: opened, lent, taken back, watched, and closed together.
+
+    A watching thread interrupts all of them when `cancel` is set, and one whose transfer is slower than
+    `timeouts.min_bytes_per_s`.
+    """
+
+    def __init__(self, *, trust: Trust, ca_pem: str, cancel: CancelToken, timeouts: Timeouts) -> None:
+        self._trust = trust
+        self._ca_pem = ca_pem
+        self._cancel = cancel
+        self._timeouts = timeouts
+        self._lock = threading.Lock()
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._busy: set[Connection] = set()
+        self._closed = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def take(self, origin: Origin, *, fresh: bool = False) -> Connection:
+        """Return a connection to `origin` for one exchange, an idle one where there is one and `fresh` is False."""
+        self._cancel.check()
+        with self._lock:
+            idle = [] if fresh else self._idle.get(origin, [])
+            connection = idle.pop() if idle else None
+        if connection is None:
+            connection = Connection(origin, self._dial(origin))
+        with self._lock:
+            self._busy.add(connection)
+            self._start_watcher()
+        if self._cancel.cancelled:
+            connection.interrupt()
+        return connection
+
+    def give_back(self, connection: Connection, *, reusable: bool) -> None:
+        """Take a connection back after its exchange."""
+        connection.end_transfer()
+        with self._lock:
+            self._busy.discard(connection)
+            if reusable and not self._closed.is_set():
+                connection.fresh = False
+                self._idle.setdefault(connection.origin, []).append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        self._closed.set()
+        with self._lock:
+            idle = [connection for connections in self._idle.values() for connection in connections]
+            busy = list(self._busy)
+            self._idle.clear()
+        for connection in idle:
+            connection.close()
+        for connection in busy:
+            connection.interrupt()
+
+    def explain(self, connection: Connection, error: Exception | None, what: str) -> Exception:
+        """Return why an exchange broke: cancelled, too slow, or interrupted."""
+        if self._cancel.cancelled:
+            return Cancelled("cancelled on request")
+        host = connection.origin.netloc
+        if connection.stalled:
+            return Interrupted(
+                f"{host} sends {what} too slowly", hint="the network or the registry is overloaded"
+            )
+        if isinstance(error, TimeoutError):
+            return Interrupted(
+                f"{host} went silent in the middle of {what}",
+                hint="the network or the registry is overloaded",
+            )
+        return Interrupted(
+            f"the connection to {host} broke in the middle of {what}", hint="the network may be unstable"
+        )
+
+    # -- opening ----------------------------------------------------------------------------------
+
+    def _dial(self, origin: Origin) -> socket.socket:
+        if origin.scheme == "http" and not self._trust.is_insecure(origin):
+            raise Untrusted(
+                f"{origin.netloc} is asked for without TLS",
+                hint="an administrator can allow it for this registry",
+            )
+        sock = self._connect(origin)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.settimeout(self._timeouts.read_s)
+            return self._secure(sock, origin) if origin.scheme == "https" else sock
+        except BaseException:
+            sock.close()
+            raise
+
+    def _connect(self, origin: Origin) -> socket.socket:
+        reason, last = "", None
+        for family, address in self._resolve(origin):
+            if why := self._trust.refuses(origin, str(address[0])):
+                reason = f"{origin.host} is at {address[0]}, which {why}"
+                continue
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                self._connect_to(sock, address)
+            except OSError as error:
+                sock.close()
+                self._cancel.check()
+                last = error
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                return sock
+        if last is None:
+            raise Untrusted(reason, hint="an administrator can allow it by entering this registry")
+        raise Interrupted(
+            f"cannot connect to {origin.netloc}: {last.strerror or last}",
+            hint="check the registry's name and port",
+        ) from last
+
+    def _connect_to(self, sock: socket.socket, address: Any) -> None:  # an address as its family has it
+        """Connect within the timeout, looking at `cancel` in between."""
+        sock.setblocking(False)
+        code = sock.connect_ex(address)
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT)
+        deadline = time.monotonic() + self._timeouts.connect_s
+        while code == errno.EINPROGRESS:
+            self._cancel.check()
+            if poll.poll(_POLL_S * 1000):
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            elif time.monotonic() > deadline:
+                code = errno.ETIMEDOUT
+        if code:
+            raise OSError(code, os.strerror(code))
+
+    def _resolve(self, origin: Origin) -> list[tuple[int, Any]]:
+        """Return the addresses of a host, in a thread of its own since a resolver cannot be interrupted."""
+        result: list[Any] = []
+
+        def ask() -> None:
+            try:
+                result.append(socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM))
+            except OSError as error:
+                result.append(error)
+
+        if _is_literal(origin.host):
+            ask()
+        else:
+            thread = threading.Thread(target=ask, name="resolve", daemon=True)
+            thread.start()
+            while thread.is_alive() and not self._cancel.cancelled:
+                thread.join(0.1)
+            self._cancel.check()
+        if isinstance(result[0], OSError):
+            raise Interrupted(
+                f"no address for the registry {origin.host}", hint="check its name for a typing error"
+            ) from result[0]
+        return [(entry[0], entry[4]) for entry in result[0]]
+
+    def _secure(self, sock: socket.socket, origin: Origin) -> socket.socket:
+        home = origin.host == self._trust.home.host
+        context = tls_context(self._ca_pem, system=not home, unverified=self._trust.is_insecure(origin))
+        try:
+            return context.wrap_socket(sock, server_hostname=origin.host)
+        except ssl.SSLCertVerificationError as error:
+            reason = error.verify_message or "not valid"
+            hint = "enter the authority that signed it in the registry's settings"
+            raise Untrusted(
+                f"the certificate of {origin.netloc} is not trusted: {reason}", hint=hint
+            ) from error
+        except ssl.SSLError as error:
+            raise NoTls(f"{origin.netloc} does not speak TLS") from error
+        except OSError as error:
+            raise NoTls(f"{origin.netloc} broke the connection at the start of TLS") from error
+
+    # -- watching ---------------------------------------------------------------------------------
+
+    def _start_watcher(self) -> None:
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, name="registry-watch", daemon=True)
+            self._watcher.start()
+
+    def _watch(self) -> None:
+        marks: dict[Connection, tuple[float, int]] = {}
+        while not self._closed.is_set():
+            if self._cancel.wait(_POLL_S):
+                self._interrupt_all()
+                self._closed.wait(_POLL_S)
+                continue
+            with self._lock:
+                busy = list(self._busy)
+            marks = {connection: self._mark(connection, marks.get(connection)) for connection in busy}
+
+    def _interrupt_all(self) -> None:
+        with self._lock:
+            busy = list(self._busy)
+        for connection in busy:
+            connection.interrupt()
+
+    def _mark(self, connection: Connection, mark: tuple[float, int] | None) -> tuple[float, int]:
+        """Return since when and from which byte on a transfer is measured; interrupt it where it is too slow."""
+        now, begun = time.monotonic(), connection.transferring_since
+        if not begun:
+            return now, 0
+        if mark is None or mark[0] < begun:
+            return begun, 0
+        since, moved = mark
+        if now - since < self._timeouts.rate_window_s:
+            return mark
+        if connection.moved - moved < self._timeouts.min_bytes_per_s * (now - since):
+            logger.info(
+                "transfer from %s is slower than %d bytes/s",
+                connection.origin,
+                self._timeouts.min_bytes_per_s,
+            )
+            connection.stalled = True
+            connection.interrupt()
+        return now, connection.moved
+
+
+class NoTls(Interrupted):
+    """The peer did not answer in TLS; where plain HTTP is allowed, it is tried next."""
+
+
+@lru_cache(maxsize=64)
+def tls_context(ca_pem: str, *, system: bool, unverified: bool) -> ssl.SSLContext:
+    """Return a client's TLS context.
+
+    With `ca_pem` that authority is believed, and the system's as well only where `system` is set; without it the
+    system's, or anybody at all where `unverified` is set.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if system or not ca_pem:
+        context.load_default_certs()
+    if ca_pem:
+        context.load_verify_locations(cadata=ca_pem)
+    elif unverified:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _is_literal(host: str) -> bool:
+    return ":" in host or host.replace(".", "").isdigit()

@@ -1,0 +1,388 @@
+"""HTTP as registries need it: authentication that escalates on 401, checked redirects, and retries.
+
+`Transport.send` gives back an answer whose status the caller asked for, or raises an error of the engine. Secrets go to the
+registry's own origin and to nobody else: a redirect to another host, port or scheme is followed without them, never
+from HTTPS to HTTP, and only for GET and HEAD.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import select
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+from engine.errors import Cancelled, EngineError, RegistryError
+from engine.progress import CancelToken
+from engine.registry.auth import Account, Authenticator
+from engine.registry.connection import Connection, Connections
+from engine.registry.errors import BadContent, Interrupted, NotARegistry, Untrusted, error_of
+from engine.registry.retry import RETRYABLE_STATUS, RetryPolicy, retry_after_s
+from engine.registry.urls import checked_url, origin_of
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 256 * 1024
+_MAX_REDIRECTS = 5
+_MAX_ERROR_BODY = 64 * 1024
+_MAX_TOKEN_ANSWER = 1024 * 1024
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+USER_AGENT = "wharfinger/0.1"
+
+
+@dataclass(frozen=True)
+class FileBody:
+    """Part of a file as a request's body, sent without passing through Python where there is no TLS."""
+
+    file: BinaryIO
+    offset: int
+    length: int
+    on_sent: Callable[[int], None] = field(default=lambda count: None)
+
+
+Body = bytes | FileBody | Iterator[bytes]
+
+
+@dataclass
+class Request:
+    """One exchange with a registry; `what` names it in errors, `scopes` are the rights that it needs."""
+
+    method: str
+    url: str
+    what: str
+    scopes: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Body = b""
+    ok: frozenset[int] = frozenset({200})
+    attempts: int = 0  # 0: as the policy says
+    timeout_s: float = 0.0  # for the answer; 0: as the timeouts say
+
+
+class Response:
+    """An answer whose body is still to be read. Close it; a body read to its end leaves the connection usable."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        connection: Connection,
+        raw: http.client.HTTPResponse,
+        request: Request,
+        url: str,
+    ) -> None:
+        self._connections = connections
+        self._connection = connection
+        self._raw = raw
+        self._request = request
+        self._open = True
+        self.status = raw.status
+        self.url = url
+
+    def header(self, name: str) -> str:
+        return (self._raw.headers.get(name) or "").strip()
+
+    def headers_of(self, name: str) -> list[str]:
+        return self._raw.headers.get_all(name) or []
+
+    @property
+    def connection_lost(self) -> Exception:
+        """What to raise where the body ended too early."""
+        return self._connections.explain(self._connection, None, self._request.what)
+
+    @property
+    def length(self) -> int | None:
+        """What `Content-Length` says of the whole body, None where it says nothing."""
+        return self._raw.length
+
+    def chunks(self, limit: int) -> Iterator[bytes]:
+        """Yield the body as it comes, up to one byte more than `limit`, so that too much is noticed and not read.
+
+        Raises `Interrupted` where the body ends before its announced length.
+        """
+        self._connection.begin_transfer()
+        left = limit + 1
+        while left and (chunk := self._read1(min(CHUNK, left))):
+            self._connection.moved += len(chunk)
+            left -= len(chunk)
+            yield chunk
+        if left and self._raw.length:
+            raise self.connection_lost
+        self._finish(reusable=left > 0)
+
+    def read(self, limit: int) -> bytes:
+        """Return the whole body, or raise `BadContent` where it is larger than `limit`."""
+        parts, total = [], 0
+        for chunk in self.chunks(limit):
+            total += len(chunk)
+            if total > limit:
+                raise BadContent(f"{self._request.what} is larger than {limit} bytes")
+            parts.append(chunk)
+        return b"".join(parts)
+
+    def drain(self) -> None:
+        """Read what little is left so that the connection can be used again."""
+        if self._raw.length is not None and self._raw.length > _MAX_ERROR_BODY:
+            return self.close()
+        try:
+            self.read(_MAX_ERROR_BODY)
+        except (BadContent, Interrupted):
+            self.close()
+        return None
+
+    def close(self) -> None:
+        self._finish(reusable=False)
+
+    def __enter__(self) -> Response:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read1(self, size: int) -> bytes:
+        try:
+            return self._raw.read1(size)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._connections.explain(self._connection, error, self._request.what) from error
+
+    def _finish(self, *, reusable: bool) -> None:
+        if self._open:
+            self._open = False
+            reusable = reusable and not self._raw.will_close
+            self._raw.close()
+            self._connections.give_back(self._connection, reusable=reusable)
+
+
+class Transport:
+    """Sends requests to one registry, as one account. Safe to share between threads."""
+
+    def __init__(
+        self, *, connections: Connections, account: Account, retry: RetryPolicy, cancel: CancelToken
+    ) -> None:
+        self._connections = connections
+        self._auth = Authenticator(account, self._ask_token_server)
+        self.retry = retry
+        self._cancel = cancel
+
+    def send(self, request: Request) -> Response:
+        """Return an answer with one of the statuses `request.ok`, trying again where that can help, else raise."""
+        attempts = request.attempts or self.retry.attempts
+        for attempt in range(1, attempts + 1):
+            try:
+                return self._checked(request, self._authorised(request))
+            except RegistryError as error:
+                if attempt == attempts or not is_retryable(error) or not _is_repeatable(request.body):
+                    raise
+                self.pause(error, attempt)
+        raise AssertionError("unreachable")
+
+    def pause(self, error: RegistryError, attempt: int) -> None:
+        """Wait before the next attempt, as long as the registry asks for or the policy says; ends at once when cancelled."""
+        asked = error.context.get("retry_after_s")
+        if asked is not None and asked > self.retry.max_retry_after_s:
+            raise error
+        delay = self.retry.delay_s(attempt) if asked is None else float(asked)
+        logger.info("attempt %d failed (%s), the next in %.1f s", attempt, error.message, delay)
+        if self._cancel.wait(delay):
+            raise Cancelled("cancelled on request")
+
+    def _ask_token_server(
+        self, method: str, url: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, bytes]:
+        """Send a request outside of the registry's own rules of authentication; redirects are not followed."""
+        request = Request(method, url, "a token", headers=headers, body=body)
+        for attempt in range(1, self.retry.attempts + 1):
+            try:
+                response = self._exchange(request, url, None)
+                with response:
+                    status, answer = response.status, response.read(_MAX_TOKEN_ANSWER)
+                if status not in RETRYABLE_STATUS or attempt == self.retry.attempts:
+                    return status, answer
+                error = RegistryError(
+                    f"the token server of {self._auth.domain} failed with status {status}", status=status
+                )
+                error.context["retry_after_s"] = retry_after_s(response.header("Retry-After"))
+            except Interrupted as interrupted:
+                if attempt == self.retry.attempts:
+                    raise
+                error = interrupted
+            self.pause(error, attempt)
+        raise AssertionError("unreachable")
+
+    # -- one attempt ------------------------------------------------------------------------------
+
+    def _checked(self, request: Request, response: Response) -> Response:
+        if response.status in request.ok:
+            return response
+        with response:
+            body = _error_body(response)
+            error = error_of(
+                response.status,
+                body,
+                host=self._auth.domain,
+                what=request.what,
+                logged_in=self._auth.logged_in,
+                secrets=self._auth.secrets(),
+            )
+            if response.status in RETRYABLE_STATUS:
+                error.context["retry_after_s"] = retry_after_s(response.header("Retry-After"))
+            raise error
+
+    def _authorised(self, request: Request) -> Response:
+        """Send with what we know of the registry's wishes; on 401 learn them and send once more."""
+        sent = self._auth.header(request.scopes)
+        response = self._redirected(request, sent)
+        if response.status != 401 or origin_of(response.url) != origin_of(request.url):
+            return response
+        challenges = response.headers_of("WWW-Authenticate")
+        body = _error_body(response)
+        response.close()
+        answer = self._auth.answer(challenges, request.scopes, sent)
+        if answer is None or not _is_repeatable(request.body):
+            raise error_of(
+                401,
+                body,
+                host=self._auth.domain,
+                what=request.what,
+                logged_in=self._auth.logged_in,
+                secrets=self._auth.secrets(),
+            )
+        return self._redirected(request, answer)
+
+    def _redirected(self, request: Request, authorization: str | None) -> Response:
+        url, first = request.url, origin_of(request.url)
+        for _ in range(_MAX_REDIRECTS + 1):
+            secret = authorization if origin_of(url) == first == self._auth.origin else None
+            response = self._exchange(request, url, secret)
+            if response.status not in _REDIRECTS or request.method not in ("GET", "HEAD"):
+                return response
+            location = response.header("Location")
+            response.drain()
+            url = checked_url(url, location, f"the redirect of {self._auth.domain}")
+        raise Untrusted(
+            f"{self._auth.domain} redirects in a loop for {request.what}",
+            hint="the registry is not set up rightly",
+        )
+
+    def _exchange(self, request: Request, url: str, authorization: str | None) -> Response:
+        """Send one request over one connection; one that was idle and turns out to be closed is replaced by a fresh one."""
+        connection = self._connections.take(origin_of(url))
+        try:
+            return self._exchange_over(connection, request, url, authorization)
+        except Interrupted:
+            if connection.fresh or connection.stalled or not _is_repeatable(request.body):
+                raise
+            self._cancel.check()
+        return self._exchange_over(
+            self._connections.take(origin_of(url), fresh=True), request, url, authorization
+        )
+
+    def _exchange_over(
+        self, connection: Connection, request: Request, url: str, authorization: str | None
+    ) -> Response:
+        try:
+            raw = self._talk(connection, request, url, authorization)
+        except (http.client.BadStatusLine, http.client.LineTooLong, http.client.UnknownProtocol) as error:
+            self._connections.give_back(connection, reusable=False)
+            if isinstance(error, http.client.RemoteDisconnected):
+                raise self._connections.explain(connection, error, request.what) from error
+            raise NotARegistry(
+                f"{connection.origin.netloc} does not speak HTTP", hint="is this the address of a registry?"
+            ) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._connections.give_back(connection, reusable=False)
+            raise self._connections.explain(connection, error, request.what) from error
+        except BaseException:
+            self._connections.give_back(connection, reusable=False)
+            raise
+        return Response(self._connections, connection, raw, request, url)
+
+    def _talk(
+        self, connection: Connection, request: Request, url: str, authorization: str | None
+    ) -> http.client.HTTPResponse:
+        parts = urlsplit(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.putrequest(request.method, target, skip_accept_encoding=True)
+        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **request.headers}
+        if authorization:
+            headers["Authorization"] = authorization
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        try:
+            _send_body(connection, request)
+        except (BrokenPipeError, ConnectionResetError):
+            # the registry answered before it had the whole body, and closed: its answer says why
+            logger.debug("%s closed while a body was sent", connection.origin)
+        if request.timeout_s and connection.sock is not None:
+            connection.sock.settimeout(request.timeout_s)
+        return connection.getresponse()
+
+
+def is_retryable(error: EngineError) -> bool:
+    """Tell whether the same request may succeed a little later."""
+    return isinstance(error, Interrupted) or (
+        isinstance(error, RegistryError) and error.status in RETRYABLE_STATUS
+    )
+
+
+def _error_body(response: Response) -> bytes:
+    try:
+        return response.read(_MAX_ERROR_BODY)
+    except (BadContent, Interrupted):
+        return b""
+
+
+def _is_repeatable(body: Body) -> bool:
+    return isinstance(body, bytes | FileBody)
+
+
+def _send_body(connection: Connection, request: Request) -> None:
+    body = request.body
+    if isinstance(body, bytes):
+        if body or request.method in ("POST", "PUT", "PATCH"):
+            connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body or None)
+        return
+    connection.begin_transfer()
+    if isinstance(body, FileBody):
+        connection.putheader("Content-Length", str(body.length))
+        connection.endheaders()
+        _send_file(connection, body)
+    else:
+        connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders()
+        for chunk in body:
+            connection.send(b"%x\r\n" % len(chunk) + chunk + b"\r\n")
+            connection.moved += len(chunk)
+        connection.send(b"0\r\n\r\n")
+    connection.end_transfer()
+
+
+def _send_file(connection: Connection, body: FileBody) -> None:
+    offset, end = body.offset, body.offset + body.length
+    while offset < end:
+        count = _send_some(connection, body.file, offset, min(CHUNK * 4, end - offset))
+        if count == 0:
+            raise BadContent("a blob of this node became shorter while it was sent")
+        offset += count
+        connection.moved += count
+        body.on_sent(count)
+
+
+def _send_some(connection: Connection, file: BinaryIO, offset: int, count: int) -> int:
+    sock = connection.sock
+    if isinstance(sock, ssl.SSLSocket):
+        data = os.pread(file.fileno(), min(count, CHUNK), offset)
+        sock.sendall(data)
+        return len(data)
+    while True:
+        try:
+            return os.sendfile(sock.fileno(), file.fileno(), offset, count)
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(sock, select.POLLOUT)
+            if not poll.poll((sock.gettimeout() or 30) * 1000):
+                raise TimeoutError("no byte was taken") from None
