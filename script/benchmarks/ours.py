@@ -1,0 +1,96 @@
+"""Our side: a server of its own on a free port, and a small client that keeps its connection."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Rest:
+    """Calls of the REST API over one kept connection."""
+
+    def __init__(self, port: int, token: str) -> None:
+        self._port = port
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+
+    def call(self, method: str, path: str, body: Any = None, *, raw: Any = None, content_type: str = "") -> Any:
+        """Send a call and return the parsed answer; an answer of 400 or more raises with its text."""
+        headers = dict(self._headers)
+        data = raw
+        if body is not None:
+            data, content_type = json.dumps(body), "application/json"
+        if content_type:
+            headers["Content-Type"] = content_type
+        self._connection.request(method, f"/api/v1{path}", body=data, headers=headers, encode_chunked=False)
+        answer = self._connection.getresponse()
+        text = answer.read()
+        if answer.status >= 400:
+            raise RuntimeError(f"{method} {path}: {answer.status} {text[:400]!r}")
+        return json.loads(text) if "json" in answer.headers.get("Content-Type", "") else text
+
+    def build(self, context: Path, tag: str, **fields: str) -> Any:
+        """Pack a folder and build it, upload included."""
+        boundary = "wharfingerbench"
+        parts = [(name, value) for name, value in {"tags": tag, **fields}.items()]
+        head = b"".join(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode() for name, value in parts
+        )
+        head += f'--{boundary}\r\nContent-Disposition: form-data; name="context"; filename="c.tar"\r\n\r\n'.encode()
+        packed = subprocess.run(["tar", "-C", str(context), "-c", "."], capture_output=True, check=True).stdout
+        raw = head + packed + f"\r\n--{boundary}--\r\n".encode()
+        return self.call("POST", "/builds/?wait=600", raw=raw, content_type=f"multipart/form-data; boundary={boundary}")
+
+    def run(self, image: str, *command: str) -> Any:
+        """Create, start, wait for the exit, remove."""
+        made = self.call("POST", "/containers/?wait=60", {"image": image, "command": list(command)})
+        identity = made["id"]
+        while True:
+            seen = self.call("GET", f"/containers/{identity}/?wait_for=exited&wait=60")
+            if seen["status"] in ("exited", "dead"):
+                break
+        self.call("DELETE", f"/containers/{quote(identity)}/?wait=60")
+        return seen
+
+
+@contextlib.contextmanager
+def server(home: Path) -> Iterator[tuple[Rest, int, str]]:
+    """Start `script/server` on a free port; the block gets the client, the port and an admin's token."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "WHARFINGER_HOME": str(home), "WHARFINGER_ADMIN_PASSWORD": "bench-only-password"}
+    log = (home.parent / "server.log").open("wb")
+    argv = [str(ROOT / "script" / "server"), "--port", str(port)]
+    process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 180
+        while b"\nready" not in (home.parent / "server.log").read_bytes():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the server did not start: " + (home.parent / "server.log").read_text()[-800:])
+            time.sleep(0.1)
+        made = subprocess.run(
+            [str(ROOT / "script" / "manage"), "token", "create", "admin", "--name", "bench"],
+            env={**environment, "WHARFINGER_PORT": str(port)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        yield Rest(port, made.stdout.strip()), port, made.stdout.strip()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        process.kill()
