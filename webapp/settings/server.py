@@ -1,0 +1,3 @@
+"""The installed server."""
+
+from webapp.settings.base import *  # noqa: F403
