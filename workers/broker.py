@@ -29,7 +29,7 @@ def connect(url: str = "") -> redis.Redis:
 
 def connect_async(url: str = "") -> redis.asyncio.Redis:
     """Return a client for one event loop; it speaks bytes."""
-    return redis.asyncio.Redis.from_url(url or redis_url(), socket_connect_timeout=5)
+    return redis.asyncio.Redis.from_url(url or redis_url(), socket_timeout=30, socket_connect_timeout=5)
 
 
 def make_app(name: str, url: str = "", **settings: Any) -> Celery:  # settings: Celery's own names

@@ -264,9 +264,11 @@ class Hub:
         """End all streams and the hub's tasks."""
         for stream in list(self._streams.values()):
             stream.fail(StreamBroken("this process stops", stream.cursor))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        pending = set(self._tasks)
+        while pending:  # asyncio.wait_for of Python 3.11 may swallow a cancellation (cpython issue 86296)
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=0.1)
         with contextlib.suppress(RedisError, OSError):
             await self.redis.delete(names.hub_alive_key(self.id), names.reply_key(self.id))
         await self.redis.aclose()
