@@ -173,7 +173,7 @@ class Authenticator:
 
     def _checked_realm(self, realm: str) -> str:
         """Return the token server's address if it may be asked; the connection checks the network address again."""
-        url = checked_url(f"{self.origin}/", realm, f"the token server of {self.domain}")
+        url = checked_url(f"{self.origin}/", realm, f"the token server of {self.domain}", absolute=True)
         target = origin_of(url)
         if target.host != self.origin.host and self._credentials:
             self._on_realm(self.domain, target.netloc)

@@ -21,7 +21,8 @@ _CONTENT_RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)\Z")
 class Sink(Protocol):
     """Where a blob's bytes go, in order. `offset` says how many it has; `restart` forgets them."""
 
-    offset: int
+    @property
+    def offset(self) -> int: ...
 
     def write(self, data: bytes) -> int: ...
 

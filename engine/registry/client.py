@@ -310,7 +310,9 @@ class RegistryClient:
                 response.drain()
                 return not html
         except EngineError as error:
-            return (isinstance(error, RegistryError) and error.status >= 429) or error.code == "registry_access"
+            return (
+                isinstance(error, RegistryError) and error.status >= 429
+            ) or error.code == "registry_access"
 
     def _no_registry(self) -> NotARegistry:
         return NotARegistry(

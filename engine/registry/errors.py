@@ -19,7 +19,7 @@ _USERINFO = re.compile(r"//[^/\s@]+@")
 _NAMED = re.compile(
     r"(?i)\b(password|passwd|token|secret|authorization|api[-_]?key)(\"?\s*[:=]\s*\"?)[^\s\",;&]+"
 )
-_JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_.-]+")
+_JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_.-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]+")
 
 
@@ -120,8 +120,4 @@ def _refused(status: int, host: str, what: str, logged_in: bool, said: str) -> A
 def _missing(code: str, host: str, what: str) -> EngineError:
     if code == "NAME_UNKNOWN":
         return ImageNotFound(f"{host} has no repository for {what}", hint="check the name for a typing error")
-    if code == "MANIFEST_UNKNOWN":
-        return ImageNotFound(
-            f"{host} has no {what}", hint="the repository is there, but not this tag or digest"
-        )
     return ImageNotFound(f"{host} has no {what}", hint="check name and tag for a typing error")

@@ -37,12 +37,15 @@ USER_AGENT = "wharfinger/0.1"
 
 @dataclass(frozen=True)
 class FileBody:
-    """Part of a file as a request's body, sent without passing through Python where there is no TLS."""
+    """Part of a file as a request's body, sent without passing through Python where there is no TLS.
+
+    `on_sent` is told the offset in the file up to which it is sent.
+    """
 
     file: BinaryIO
     offset: int
     length: int
-    on_sent: Callable[[int], None] = field(default=lambda count: None)
+    on_sent: Callable[[int], None] = field(default=lambda offset: None)
 
 
 Body = bytes | FileBody | Iterator[bytes]
@@ -369,7 +372,7 @@ def _send_file(connection: Connection, body: FileBody) -> None:
             raise BadContent("a blob of this node became shorter while it was sent")
         offset += count
         connection.moved += count
-        body.on_sent(count)
+        body.on_sent(offset)
 
 
 def _send_some(connection: Connection, file: BinaryIO, offset: int, count: int) -> int:

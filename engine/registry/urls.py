@@ -8,15 +8,15 @@ from engine.registry.errors import NotARegistry, Untrusted
 from engine.registry.settings import Origin, default_port
 
 
-def checked_url(base: str, location: str, whose: str) -> str:
-    """Return where `location` leads from `base`.
+def checked_url(base: str, location: str, whose: str, *, absolute: bool = False) -> str:
+    """Return where `location` leads from `base`; with `absolute` it must name its own host.
 
     Raises `Untrusted` for another protocol than HTTP, for a user name in the address, and for plain HTTP after HTTPS.
     """
     if not location:
         raise NotARegistry(f"{whose} leads nowhere", hint="is this the address of a registry?")
     try:
-        url = urljoin(base, location)
+        url = location if absolute else urljoin(base, location)
         parts = urlsplit(url)
         port = parts.port
     except ValueError:

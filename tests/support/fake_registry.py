@@ -82,7 +82,9 @@ class Exchange:
         """Answer as an honest registry would."""
         self.registry.serve(self)
 
-    def reply(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None, *, length: int = -1) -> None:
+    def reply(
+        self, status: int, body: bytes = b"", headers: dict[str, str] | None = None, *, length: int = -1
+    ) -> None:
         headers = {"Content-Length": str(len(body) if length < 0 else length), **(headers or {})}
         self.head(status, headers)
         if self.handler.command != "HEAD":
@@ -164,7 +166,9 @@ class FakeRegistry:
 
     def seen(self, method: str, pattern: str) -> list[Seen]:
         with self._lock:
-            return [entry for entry in self.requests if entry.method == method and re.search(pattern, entry.path)]
+            return [
+                entry for entry in self.requests if entry.method == method and re.search(pattern, entry.path)
+            ]
 
     def authorizations(self) -> set[str]:
         with self._lock:
@@ -235,8 +239,14 @@ class FakeRegistry:
         for digest, platform in entries:
             system, architecture, *variant = platform.split("/")
             media_type, data = self.manifests[f"{repository}@{digest}"]
-            words = {"os": system, "architecture": architecture, **({"variant": variant[0]} if variant else {})}
-            manifests.append({"mediaType": media_type, "digest": digest, "size": len(data), "platform": words})
+            words = {
+                "os": system,
+                "architecture": architecture,
+                **({"variant": variant[0]} if variant else {}),
+            }
+            manifests.append(
+                {"mediaType": media_type, "digest": digest, "size": len(data), "platform": words}
+            )
         document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests, **extra}
         return self.add_manifest(repository, tag, json.dumps(document).encode(), OCI_INDEX)
 
@@ -246,7 +256,9 @@ class FakeRegistry:
         handler = exchange.handler
         headers = {name.lower(): value for name, value in handler.headers.items()}
         with self._lock:
-            self.requests.append(Seen(handler.command, handler.path, headers.get("authorization", ""), headers))
+            self.requests.append(
+                Seen(handler.command, handler.path, headers.get("authorization", ""), headers)
+            )
             rule = next((r for r in self._rules if r.left and self._fits(r, handler)), None)
             if rule:
                 rule.left -= 1
@@ -322,7 +334,9 @@ class FakeRegistry:
         start = int(wanted[1])
         if start >= len(data):
             return exchange.reply(416)
-        return exchange.reply(206, data[start:], {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"})
+        return exchange.reply(
+            206, data[start:], {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+        )
 
     def _tags(self, exchange: Exchange, repository: str) -> None:
         if repository not in self.tags:
@@ -340,7 +354,9 @@ class FakeRegistry:
         name = secrets.token_hex(8)
         self.uploads[name] = bytearray()
         extra = {"OCI-Chunk-Min-Length": str(self.chunk_min)} if self.chunk_min else {}
-        return exchange.reply(202, b"", {"Location": self._location(repository, name), "Range": "0-0", **extra})
+        return exchange.reply(
+            202, b"", {"Location": self._location(repository, name), "Range": "0-0", **extra}
+        )
 
     def _upload(self, exchange: Exchange, repository: str, name: str) -> None:
         data, method = self.uploads.get(name), exchange.handler.command
@@ -363,7 +379,9 @@ class FakeRegistry:
             return exchange.reply(400, _error("DIGEST_INVALID"))
         del self.uploads[name]
         digest = self.add_blob(repository, data)
-        return exchange.reply(201, b"", {"Location": f"/v2/{repository}/blobs/{digest}", "Docker-Content-Digest": digest})
+        return exchange.reply(
+            201, b"", {"Location": f"/v2/{repository}/blobs/{digest}", "Docker-Content-Digest": digest}
+        )
 
     def _location(self, repository: str, name: str) -> str:
         return f"/v2/{repository}/blobs/uploads/{name}?_state=x"
@@ -389,15 +407,14 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, handler)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        if self.context is not None:
-            try:
-                request.settimeout(5)
-                request = self.context.wrap_socket(request, server_side=True)
-                request.settimeout(None)
-            except (OSError, ssl.SSLError):
-                request.close()
-                return
-        self.RequestHandlerClass(request, client_address, self)  # type: ignore[call-arg]
+        if self.context is None:
+            self.RequestHandlerClass(request, client_address, self)  # type: ignore[call-arg]
+            return
+        request.settimeout(5)
+        with self.context.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secure:
+            secure.do_handshake()
+            secure.settimeout(None)
+            self.RequestHandlerClass(secure, client_address, self)  # type: ignore[call-arg]
 
     def shutdown_request(self, request: Any) -> None:
         try:
@@ -534,7 +551,9 @@ def chunked(parts: Callable[[], Any], headers: dict[str, str] | None = None, sta
     return action
 
 
-def wait_for(event: threading.Event, then: Callable[[Exchange], None] = Exchange.serve) -> Callable[[Exchange], None]:
+def wait_for(
+    event: threading.Event, then: Callable[[Exchange], None] = Exchange.serve
+) -> Callable[[Exchange], None]:
     """Hold the answer back until the test sets `event`."""
 
     def action(exchange: Exchange) -> None:

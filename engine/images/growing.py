@@ -1,0 +1,198 @@
+"""A blob that one thread still writes while another already reads it, and the unpacked stream of a layer.
+
+A download writes into the content store; unpacking follows it through the same file, one page cache away. So neither waits
+for the other more than it must, nothing is held in memory, and a download that must begin again says so to its reader.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from engine.digest import Digest
+from engine.layers.compression import open_any
+from engine.layers.limits import LAYER, Limits, too_big
+
+_POLL_S = 0.25
+_CHUNK = 1024 * 1024
+_AHEAD = 6  # unpacked chunks that may wait for the extractor
+
+
+class Restarted(Exception):
+    """The bytes read so far were wrong and have been thrown away; read again from the beginning."""
+
+
+class Growing:
+    """The state of a blob's file that both sides share. `check` may raise to end a wait (a `CancelToken.check`)."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+        self._changed = threading.Condition()
+        self._path: Path | None = None
+        self._size = 0
+        self._generation = 0
+        self._finished = False
+        self._error: BaseException | None = None
+
+    def begin(self, path: Path, size: int) -> None:
+        """Say where the bytes are, and how many are there already."""
+        with self._changed:
+            self._path, self._size = path, size
+            self._generation += 1
+            self._changed.notify_all()
+
+    def grow(self, size: int) -> None:
+        """Say that the file has `size` bytes now."""
+        with self._changed:
+            self._size = size
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Say that all bytes are there and right."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """Let every reader raise `error`."""
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+    def reader(self) -> GrowingReader:
+        """Return a reader from the first byte on; waits until there is a file."""
+        with self._changed:
+            self._wait(lambda: self._path is not None)
+            assert self._path is not None
+            return GrowingReader(self, os.open(self._path, os.O_RDONLY | os.O_CLOEXEC), self._generation)
+
+    def settle(self) -> int:
+        """Wait until all bytes are there and right; return the number of the last beginning. Raises what `fail` was told."""
+        with self._changed:
+            self._wait(lambda: self._finished)
+            return self._generation
+
+    def wait_beyond(self, offset: int, generation: int) -> int:
+        """Return how many bytes there are when these are more than `offset` or all; raises `Restarted`."""
+        with self._changed:
+            self._wait(lambda: self._size > offset or self._finished or self._generation != generation)
+            if self._generation != generation:
+                raise Restarted
+            return self._size
+
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        while self._error is None and not ready():
+            self._changed.wait(_POLL_S)
+            self._check()
+        if self._error is not None:
+            raise self._error
+
+
+class GrowingReader:
+    """Reads a growing blob in order; an empty read means that the blob ended and was right."""
+
+    def __init__(self, growing: Growing, fd: int, generation: int) -> None:
+        self._growing = growing
+        self._fd = fd
+        self._generation = generation
+        self.offset = 0
+
+    def read(self, size: int = _CHUNK) -> bytes:
+        there = self._growing.wait_beyond(self.offset, self._generation)
+        data = os.pread(self._fd, min(size, there - self.offset), self.offset)
+        self.offset += len(data)
+        return data
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class DiffStream:
+    """The unpacked tar of a layer, unpacked and hashed by a thread that runs ahead of who reads it.
+
+    `close` (or the end of the `with` block) ends the thread. After `drain`, `diff_id` is the layer's.
+    """
+
+    def __init__(self, packed: GrowingReader, limits: Limits = LAYER) -> None:
+        self._packed = packed
+        self._limits = limits
+        self._hash = hashlib.sha256()
+        self._chunks: queue.Queue[bytes | BaseException] = queue.Queue(_AHEAD)
+        self._stop = threading.Event()
+        self._ready = memoryview(b"")
+        self._ended = False
+        self._thread = threading.Thread(target=self._unpack, name="unpack", daemon=True)
+        self._thread.start()
+
+    @property
+    def packed_offset(self) -> int:
+        """How many packed bytes were taken."""
+        return self._packed.offset
+
+    @property
+    def diff_id(self) -> Digest:
+        return Digest("sha256:" + self._hash.hexdigest())
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes, empty at the end; raises what the thread met."""
+        if not len(self._ready) and not self._ended:
+            item = self._chunks.get()
+            if isinstance(item, BaseException):
+                self._ended = True
+                raise item
+            self._ready = memoryview(item)
+            self._ended = not item
+        count = len(self._ready) if size < 0 else size
+        data, self._ready = self._ready[:count], self._ready[count:]
+        return bytes(data)
+
+    def drain(self) -> None:
+        """Read what follows the archive, so that all of the layer is hashed and the blob is known to be right."""
+        while self.read(_CHUNK):
+            pass
+
+    def close(self) -> None:
+        self._stop.set()
+        while self._thread.is_alive():
+            try:
+                self._chunks.get(timeout=0.05)
+            except queue.Empty:
+                continue
+        self._packed.close()
+
+    def __enter__(self) -> DiffStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _unpack(self) -> None:
+        total = 0
+        try:
+            reader = open_any(self._packed, self._limits)
+            while not self._stop.is_set():
+                chunk = reader.read(_CHUNK)
+                self._hash.update(chunk)
+                total += len(chunk)
+                if total > self._limits.max_bytes:
+                    raise too_big(f"{total} bytes", self._limits.max_bytes)
+                self._put(chunk)
+                if not chunk:
+                    return
+        except BaseException as error:  # handed to the thread that reads
+            self._put(error)
+
+    def _put(self, item: bytes | BaseException) -> None:
+        while not self._stop.is_set():
+            try:
+                self._chunks.put(item, timeout=_POLL_S)
+            except queue.Full:
+                continue
+            return
