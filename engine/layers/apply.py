@@ -20,10 +20,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 from engine.errors import BadArchive
 from engine.layers.limits import LAYER, UPLOAD, Limits
@@ -134,17 +135,54 @@ def _unpack(
     check: Callable[[], None] | None,
 ) -> ApplyResult:
     reader = TarReader(stream, limits, require_end=policy.require_end)
+    return _unpack_entries(reader, target, limits, policy, idmap_start, lowers, check)
+
+
+class EntryReader(Protocol):
+    """Where entries come from: a `TarReader`, or something that leaves out, changes or makes up entries."""
+
+    def __iter__(self) -> Iterator[TarEntry]: ...
+
+    def chunks(self) -> Iterator[memoryview]:
+        """Give the content of the entry that came last."""
+        ...
+
+
+def extract_entries(
+    reader: EntryReader,
+    target: Path | int,
+    limits: Limits = UPLOAD,
+    policy: Policy = UPLOAD_POLICY,
+    *,
+    check: Callable[[], None] | None = None,
+) -> ApplyResult:
+    """As `extract`, for entries that already come one by one; bounds on bytes and entries are the reader's to keep."""
+    return _unpack_entries(reader, target, limits, policy, 0, (), check)
+
+
+def _unpack_entries(
+    reader: EntryReader,
+    target: Path | int,
+    limits: Limits,
+    policy: Policy,
+    idmap_start: int,
+    lowers: Sequence[Path],
+    check: Callable[[], None] | None,
+) -> ApplyResult:
+    size = count = 0
     with opened_directory(target) as root:
         extractor = _Extractor(
             root, limits, policy, to_host(idmap_start) if idmap_start else NO_SHIFT, lowers
         )
         with extractor.parents:
             for entry in reader:
-                if check is not None and not reader.entries % 64:
+                count += 1
+                size += entry.size
+                if check is not None and not count % 64:
                     check()
                 extractor.add(entry, reader)
             extractor.finish()
-    return ApplyResult(reader.bytes, reader.entries)
+    return ApplyResult(size, count)
 
 
 class _Parents:
@@ -194,7 +232,7 @@ class _Extractor:
         self._own: set[str] = set()  # what the archive brought, with its parents; only for `Whiteouts.REMOVE`
         self.parents = _Parents(root, self._make_parent)
 
-    def add(self, entry: TarEntry, reader: TarReader) -> None:
+    def add(self, entry: TarEntry, reader: EntryReader) -> None:
         """Unpack one entry; errors of the file system about a name become `BadArchive`."""
         try:
             self._add(entry, reader)
@@ -227,7 +265,7 @@ class _Extractor:
             with opened(fd):
                 self._set_metadata(fd, entry)
 
-    def _add(self, entry: TarEntry, reader: TarReader) -> None:
+    def _add(self, entry: TarEntry, reader: EntryReader) -> None:
         path = clean_name(entry.name, max_depth=self._limits.max_depth)
         if not path:
             self._add_root(entry)
@@ -240,7 +278,7 @@ class _Extractor:
         if self._policy.whiteouts is Whiteouts.REMOVE:
             self._note_own(path)
 
-    def _add_kind(self, entry: TarEntry, path: str, folder: str, name: str, reader: TarReader) -> None:
+    def _add_kind(self, entry: TarEntry, path: str, folder: str, name: str, reader: EntryReader) -> None:
         kind = entry.kind
         if kind is Kind.FILE:
             self._file(entry, folder, name, reader)
@@ -265,7 +303,7 @@ class _Extractor:
 
     # files -----------------------------------------------------------------------------------------------------
 
-    def _file(self, entry: TarEntry, folder: str, name: str, reader: TarReader) -> None:
+    def _file(self, entry: TarEntry, folder: str, name: str, reader: EntryReader) -> None:
         mode = entry.mode & 0o777
         parent = self.parents.get(folder)
         try:
