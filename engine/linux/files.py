@@ -168,24 +168,34 @@ def _emptied(fd: int, top: int, level: int) -> list[str]:
     with os.scandir(fd) as entries:
         found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_directory in found:
-        if not is_directory:
-            os.unlink(name, dir_fd=fd)
-            continue
         try:
-            os.rmdir(name, dir_fd=fd)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        else:
-            continue
-        if level >= _HELD_LEVELS:
-            new_name = f".lifted.{secrets.token_hex(8)}"
-            os.rename(name, new_name, src_dir_fd=fd, dst_dir_fd=top)
-            lifted.append(new_name)
-            continue
-        with opened(os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)) as child:
-            lifted.extend(_emptied(child, top, level + 1))
+            if not is_directory:
+                os.unlink(name, dir_fd=fd)
+            elif not _removed_empty(fd, name):
+                lifted.extend(_removed_full(fd, name, top, level))
+        except FileNotFoundError:
+            continue  # somebody else removes the same tree
+    return lifted
+
+
+def _removed_empty(fd: int, name: str) -> bool:
+    try:
         os.rmdir(name, dir_fd=fd)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def _removed_full(fd: int, name: str, top: int, level: int) -> list[str]:
+    if level >= _HELD_LEVELS:
+        new_name = f".lifted.{secrets.token_hex(8)}"
+        os.rename(name, new_name, src_dir_fd=fd, dst_dir_fd=top)
+        return [new_name]
+    with opened(os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)) as child:
+        lifted = _emptied(child, top, level + 1)
+    os.rmdir(name, dir_fd=fd)
     return lifted
 
 
