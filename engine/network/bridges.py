@@ -89,6 +89,9 @@ def _settings(network: Network) -> None:
         if family == "ipv4":
             write_setting(folder / "route_localnet", "1")
             write_setting(folder / "rp_filter", "1")
+            write_setting(
+                folder / "src_valid_mark", "1"
+            )  # our routing rules ask for the mark, the reverse check too
         else:
             write_setting(folder / "accept_ra", "0")
             write_setting(folder / "disable_ipv6", "0" if network.ipv6 else "1")

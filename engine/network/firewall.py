@@ -14,8 +14,8 @@ In prose:
   without a proxy; interfaces to the outside have it off.
 
 Another tool may flush all tables (`nft flush ruleset`). Until ours is back nothing may be open. So the table also marks
-every packet of our networks with one bit, and routing rules (`ip rule`, which no firewall flushes) drop forwarded packets
-of our bridges that lack it: no table, no mark, no way. What comes to 127.0.0.0/8 from a container, or with another's
+every packet of our networks with one bit, and routing rules (`ip rule`, which no firewall flushes) drop what is forwarded
+to our subnets without it: no table, no mark, no way. Internal networks have no way out by a routing rule of their own. What comes to 127.0.0.0/8 from a container, or with another's
 address, is dropped by the filter on the container's own port (`engine.network.portguard`), which lives with the port.
 
 Accepting in our table does not help where another table drops; `engine.network.neighbours` finds such cases.
@@ -33,6 +33,9 @@ from engine.linux import links
 from engine.linux.netlink import NETLINK_ROUTE, Netlink
 from engine.linux.nft import Element, Interface, Port, Protocol, Table, packed_key
 from engine.network.model import Network
+
+# what a routing rule does, as its place in this engine's range of priorities
+_INTERNAL, _MARKED, _LOCAL, _DROP, _LAST = range(5)
 
 MARK = 0x02000000
 """The bit that says "our table has seen this packet"; other bits of the mark are left alone."""
@@ -136,7 +139,7 @@ class Firewall:
         self._host_ports = [
             Element("host_ports", (Protocol(protocol), Port(port))) for protocol, port in host_ports
         ]
-        self._priority = 5000 + int(instance, 16) % 5000 * 4
+        self._priority = 5000 + int(instance, 16) % 3000 * 8
 
     def load(self, elements: Iterable[Element]) -> None:
         """Load the whole table with these elements, replacing what is there in one step."""
@@ -182,29 +185,29 @@ class Firewall:
 
     def own_routing(self, route: Netlink) -> list[links.Rule]:
         """Return the routing rules in the kernel that are this engine's."""
-        last = self._priority + 3
+        last = self._priority + _LAST
         ours = [rule for rule in links.list_rules(route) if self._priority <= rule.priority <= last]
         return [rule for rule in ours if rule.action in ("goto", "nop", "blackhole")]
 
     def routing(self, networks: Iterable[Network]) -> list[links.Rule]:
         """Return the rules that must be there: marked and local packets jump over the drops of each network."""
         rules = []
+        first, end = self._priority, self._priority + _LAST
         for family in (socket.AF_INET, socket.AF_INET6):
-            end = self._priority + 3
             rules.append(links.Rule(family, end, "nop"))
-            rules.append(links.Rule(family, self._priority, "goto", mark=MARK, mask=MARK, target=end))
-            rules.append(links.Rule(family, self._priority + 1, "goto", iif="lo", target=end))
+            rules.append(links.Rule(family, first + _MARKED, "goto", mark=MARK, mask=MARK, target=end))
+            rules.append(links.Rule(family, first + _LOCAL, "goto", iif="lo", target=end))
         return rules + [rule for network in networks for rule in self._network_rules(network)]
 
     def _network_rules(self, network: Network) -> list[links.Rule]:
-        drop = self._priority + 2
-        rules = [
-            links.Rule(family, drop, "blackhole", iif=network.bridge)
-            for family in (socket.AF_INET, socket.AF_INET6)
-        ]
+        rules = []
+        if network.internal:
+            first = self._priority + _INTERNAL
+            for family in (socket.AF_INET, socket.AF_INET6):
+                rules.append(links.Rule(family, first, "blackhole", iif=network.bridge))
         for subnet in network.subnets:
             family = socket.AF_INET if subnet.version == 4 else socket.AF_INET6
-            rules.append(links.Rule(family, drop, "blackhole", to=str(subnet.network)))
+            rules.append(links.Rule(family, self._priority + _DROP, "blackhole", to=str(subnet.network)))
         return rules
 
 
