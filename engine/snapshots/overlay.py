@@ -45,6 +45,7 @@ from engine.db import Database, Schema
 from engine.digest import Digest, hex_of
 from engine.errors import AlreadyExists, Corrupt, InUse, NotFound, Unsupported
 from engine.linux.files import opened_directory, remove_tree, space_translated, syncfs
+from engine.linux.inode_flags import spread_children
 from engine.linux.locks import file_lock
 from engine.linux.mount import MS_NODEV, MS_RDONLY, Mounts
 from engine.linux.walk import walk
@@ -120,6 +121,7 @@ class OverlaySnapshotter:
         for folder in (root, self._layers, self._staging, self._trash, self._locks, self._empty):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._empty.chmod(0o755)
+        spread_children(self._layers)
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._forget_unsynced()
 
@@ -277,9 +279,12 @@ class OverlaySnapshotter:
             connection.execute("DELETE FROM snapshots WHERE seq = ?", (row["seq"],))
         self._throw_away(row["seq"])
 
-    def lock(self, chain: Digest) -> AbstractContextManager[None]:
-        """Hold off everybody else who wants to make the layer `chain` (for the time of one layer, never two at once)."""
-        return file_lock(self._locks / hex_of(chain)[:2], timeout_s=3600)
+    def lock(self, chain: Digest, *, timeout_s: float = 3600) -> AbstractContextManager[None]:
+        """Hold off everybody else who wants to make the layer `chain` (for the time of one layer, never two at once).
+
+        Raises `Unavailable` after `timeout_s`.
+        """
+        return file_lock(self._locks / hex_of(chain)[:2], timeout_s=timeout_s)
 
     # house-keeping ---------------------------------------------------------------------------------------------
 
