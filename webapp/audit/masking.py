@@ -44,7 +44,7 @@ def mask_text(text: str) -> str:
 def _field(name: str, value: Any, depth: int) -> Any:
     if name in _VALUES_ARE_SECRET:
         if isinstance(value, dict):
-            return {key: MASK for key in list(value)[:MAX_ITEMS]}
+            return dict.fromkeys(list(value)[:MAX_ITEMS], MASK)
         if isinstance(value, list):
             return [
                 str(item).partition("=")[0] + "=" + MASK if isinstance(item, str) else MASK

@@ -76,7 +76,7 @@ def to_json(build: Build) -> dict[str, Any]:
 
 def detail_json(build: Build, actor: Actor) -> dict[str, Any]:
     """Return everything about a build; build arguments have values only for who may operate."""
-    args = build.build_args if actor.can_operate else {name: MASK for name in build.build_args}
+    args = build.build_args if actor.can_operate else dict.fromkeys(build.build_args, MASK)
     return {
         **to_json(build),
         "dockerfile": build.dockerfile,

@@ -178,7 +178,7 @@ def hide_env(record: dict[str, Any]) -> dict[str, Any]:
     """Return a record in which environment variables have names only."""
     shown = dict(record)
     if isinstance(spec := record.get("spec"), dict):
-        shown["spec"] = {**spec, "env": {name: HIDDEN for name in spec.get("env") or {}}}
+        shown["spec"] = {**spec, "env": dict.fromkeys(spec.get("env") or {}, HIDDEN)}
     if isinstance(config := record.get("config"), dict):
         shown["config"] = {
             **config,

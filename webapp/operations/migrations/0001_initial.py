@@ -2,9 +2,10 @@
 
 import django.db.models.deletion
 import django.utils.timezone
-import webapp.core.ids
 from django.conf import settings
 from django.db import migrations, models
+
+import webapp.core.ids
 
 
 class Migration(migrations.Migration):
