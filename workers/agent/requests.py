@@ -21,7 +21,7 @@ from workers.agent.stream import NodeStream, StreamClosed
 from workers.agent.tasks import end_tasks
 from workers.contracts import names, queries, streams
 from workers.contracts.problems import REFUSED, Problem
-from workers.contracts.signing import NodeKey
+from workers.contracts.signing import BadSignature, NodeKey
 from workers.contracts.streams import Frame, FrameKeys
 from workers.contracts.values import ContractError, to_json
 from workers.keys import unseal
@@ -144,7 +144,7 @@ class RequestServer:
         elif stream := self._streams.get(frame.id):
             try:
                 stream.arrived(packed, frame)
-            except streams.BadSignature:
+            except BadSignature:
                 raise
             except ContractError as error:
                 self._spawn(stream.end(reason="error", problem=to_json(Problem(REFUSED, str(error)))))
@@ -229,7 +229,7 @@ class RequestServer:
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Future[None]) -> None:
-        self._tasks.discard(task)  # type: ignore[arg-type]
+        self._tasks.discard(task)
         if (
             not task.cancelled()
             and (error := task.exception())

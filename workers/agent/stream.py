@@ -13,6 +13,7 @@ from typing import Any
 
 from workers.contracts import streams
 from workers.contracts.streams import Frame, FrameKeys
+from workers.contracts.values import ContractError
 
 LARGEST_FRAME = 256 * 1024
 INPUT_CREDIT = 256 * 1024
@@ -127,7 +128,7 @@ class NodeStream:
         """Take a frame from the reader; raises `ContractError` when it is not the reader's or out of order."""
         streams.check(self._keys, packed, to_agent=True)
         if frame.n != self._next_in:
-            raise streams.ContractError(f"frame {frame.n} came where {self._next_in} was expected")
+            raise ContractError(f"frame {frame.n} came where {self._next_in} was expected")
         self._next_in += 1
         if frame.t == "credit":
             self._credit += _count(frame.m)
@@ -135,7 +136,7 @@ class NodeStream:
         elif frame.t == "data":
             self._input_left -= len(frame.data)
             if self._input_left < 0:
-                raise streams.ContractError("more input than was granted")
+                raise ContractError("more input than was granted")
             self.inputs.put_nowait(Input(frame.data))
         elif frame.t == "eof":
             self.inputs.put_nowait(Input(eof=True))
@@ -144,7 +145,7 @@ class NodeStream:
         elif frame.t == "close":
             self.close()
         else:
-            raise streams.ContractError(f"unknown frame {frame.t!r}")
+            raise ContractError(f"unknown frame {frame.t!r}")
 
     async def _send(
         self,
@@ -235,5 +236,5 @@ async def _first(*events: asyncio.Event) -> None:
 def _count(facts: dict[str, Any]) -> int:
     value = facts.get("bytes")
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 64 * 1024 * 1024:
-        raise streams.ContractError("credit out of range")
+        raise ContractError("credit out of range")
     return value

@@ -11,7 +11,8 @@ from workers.contracts.base import BULK, SECRET, Contract
 class RegistryAccess:
     """How to reach one registry: `host` as in references (`docker.io`, `127.0.0.1:5000`); empty fields mean none.
 
-    `insecure` allows plain HTTP and unknown certificates, `ca_pem` trusts a private authority.
+    `insecure` allows plain HTTP and unknown certificates, `ca_pem` trusts a private authority. `registered`: an administrator
+    entered this registry, so that it may lie in a private network; False for credentials that came with a request.
     """
 
     host: str
@@ -20,6 +21,7 @@ class RegistryAccess:
     identity_token: str = ""
     insecure: bool = False
     ca_pem: str = ""
+    registered: bool = True
 
 
 @dataclass(frozen=True)
