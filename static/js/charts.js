@@ -15,8 +15,6 @@ const UNITS = {
   count: (value) => String(Math.round(value)),
 };
 
-for (const place of document.querySelectorAll("[data-stats]")) stats(place);
-
 function stats(place) {
   const charts = [...place.querySelectorAll("[data-chart]")].map((element) => new Chart(element));
   let before = null;
@@ -141,3 +139,5 @@ class Chart {
     words.textContent = shown.join(" / ");
   }
 }
+
+for (const place of document.querySelectorAll("[data-stats]")) stats(place);

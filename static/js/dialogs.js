@@ -3,7 +3,7 @@
 //   <dialog … data-confirm-name="x">    the red button waits until the name is typed
 
 import htmx, { csrfToken } from "./htmx.js";
-import { toast } from "./toasts.js";
+import { problemOf, toast } from "./toasts.js";
 
 let opener = null;
 
@@ -104,10 +104,6 @@ async function settle(answer, dialog, url) {
 }
 
 function problemText(text, status) {
-  try {
-    const { detail, hint } = JSON.parse(text);
-    return [detail, hint].filter(Boolean).join(": ");
-  } catch {
-    return `the server answered ${status}`;
-  }
+  const { detail, hint } = problemOf(text);
+  return [detail, hint].filter(Boolean).join(": ") || `the server answered ${status}`;
 }

@@ -10,7 +10,7 @@ import { morph } from "./morph.js";
 import { Socket } from "./socket.js";
 import { longSpan } from "./times.js";
 
-const GAP_MS = 250; // between two refreshes of one region; the first comes at once
+const GAP_MS = 250; // between two refreshes of one region (`data-live-gap` says otherwise); the first comes at once
 const MANY_ROWS = 40;
 
 const listeners = new Set();
@@ -83,7 +83,8 @@ function flush() {
   if (document.hidden) return;
   for (const [id, entry] of waiting) {
     if (!entry.wanted || entry.timer) continue;
-    const wait = Math.max(0, entry.last + GAP_MS - performance.now());
+    const gap = Number(document.getElementById(id)?.dataset.liveGap ?? GAP_MS);
+    const wait = Math.max(0, entry.last + gap - performance.now());
     entry.timer = setTimeout(() => refresh(id, entry), wait);
   }
 }
@@ -130,7 +131,21 @@ async function refreshRows(region, ids) {
   document.dispatchEvent(new CustomEvent("wf:refreshed", { detail: region }));
 }
 
-async function page(url, region) {
+// regions that one event woke share one fetch; a later event asks anew
+const asked = new Map();
+
+function page(url, region) {
+  const key = String(url);
+  const now = performance.now();
+  const recent = asked.get(key);
+  if (recent && now - recent.at < 20) return recent.answer;
+  const answer = ask(url, region);
+  asked.set(key, { at: now, answer });
+  answer.finally(() => asked.get(key)?.answer === answer && asked.delete(key)).catch(() => {});
+  return answer;
+}
+
+async function ask(url, region) {
   const answer = await fetch(url, { headers: { "X-Wharfinger-Region": region }, credentials: "same-origin" });
   if (answer.redirected && new URL(answer.url).pathname.startsWith("/login")) location.reload();
   if (!answer.ok) throw new TypeError(`refresh answered ${answer.status}`);

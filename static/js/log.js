@@ -123,6 +123,7 @@ function LogPage(section) {
   on("follow", follow);
   on("whole", wholeLog);
   section.querySelector('[data-do="seek"]')?.addEventListener("change", seek);
+  for (const button of section.querySelectorAll("[data-ago]")) button.addEventListener("click", () => seekAgo(button));
   for (const button of section.querySelectorAll("[data-level]:is(button)")) button.addEventListener("click", () => level(button));
   section.addEventListener("keydown", (event) => {
     if (event.target === field || event.ctrlKey || event.metaKey) return;
@@ -227,6 +228,11 @@ function LogPage(section) {
 
   async function seek(event) {
     if (event.target.value) await around(new Date(event.target.value).toISOString());
+  }
+
+  async function seekAgo(button) {
+    button.closest("details").open = false;
+    await around(new Date(Date.now() - 1000 * button.dataset.ago).toISOString());
   }
 
   async function around(time) {

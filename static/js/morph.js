@@ -42,6 +42,7 @@ function ours(element, name) {
     (name === "open" && element.tagName === "DETAILS") ||
     (name === "aria-selected" && element.tagName === "TR") ||
     (name === "class" && element.classList.contains("wf-changed")) ||
+    (name === "aria-current" && element.closest(".wf-nav, .wf-bottom")) || // the copy comes from another address
     name === "data-cursor" ||
     name === "data-gone" ||
     (name === "value" && element === document.activeElement)

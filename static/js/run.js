@@ -1,5 +1,7 @@
 // The run form: the equal docker and REST calls are written while one fills it in.
-import { onEvent } from "./live.js";
+
+const SECRET = /pass|secret|token|key|credential/i;
+const quote = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`);
 
 const form = document.getElementById("run");
 if (form) {
@@ -9,7 +11,6 @@ if (form) {
   form.addEventListener("change", write);
   form.elements.image.addEventListener("change", () => changeImage());
   document.getElementById("env-file")?.addEventListener("change", fromEnvFile);
-  onEvent(() => {});
   write();
 
   // another image has other ports, variables and volumes: the server fills the form in again
@@ -46,8 +47,6 @@ if (form) {
   }
 }
 
-const SECRET = /pass|secret|token|key|credential/i;
-
 /** What the form asks for, in the REST API's fields. */
 export function read(form) {
   const value = (name) => form.elements.namedItem(name)?.value?.trim() ?? "";
@@ -82,8 +81,6 @@ export function read(form) {
 function words(text) {
   return [...text.matchAll(/"([^"]*)"|'([^']*)'|(\S+)/g)].map((match) => match[1] ?? match[2] ?? match[3]);
 }
-
-const quote = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`);
 
 export function dockerLine(spec) {
   const parts = ["docker run -d"];

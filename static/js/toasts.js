@@ -52,10 +52,10 @@ function fill(element, { text, note, tone, url }) {
   element.replaceChildren(mark, words, side);
 }
 
-function finish(event) {
+async function finish(event) {
   if (event.type !== "operation") return;
   const element = following.get(event.subject);
-  const { status, error } = event.attributes ?? {};
+  const status = event.action;
   if (!element || !["succeeded", "failed", "cancelled"].includes(status)) return;
   following.delete(event.subject);
   delete element.dataset.operation;
@@ -63,10 +63,20 @@ function finish(event) {
   const text = element.children[1].firstChild.textContent;
   if (status === "failed") {
     element.setAttribute("role", "alert");
-    fill(element, { text: `${text}: not done`, note: error?.detail ?? "", tone: "fail", url });
+    fill(element, { text: `${text}: not done`, note: await reason(event.subject), tone: "fail", url });
   } else {
     fill(element, { text, note: status === "succeeded" ? "done" : "cancelled", tone: status === "succeeded" ? "ok" : "warn", url });
     leave(element);
+  }
+}
+
+async function reason(operation) {
+  try {
+    const answer = await fetch(`/api/v1/operations/${encodeURIComponent(operation)}/`);
+    const { error } = await answer.json();
+    return [error?.detail, error?.hint].filter(Boolean).join("; ");
+  } catch {
+    return "";
   }
 }
 
@@ -75,12 +85,17 @@ function leave(element) {
 }
 
 function failed(answer) {
-  let problem = {};
-  try {
-    problem = JSON.parse(answer.responseText);
-  } catch {
-    // not a problem document: the status has to do
-  }
+  const problem = problemOf(answer.responseText);
   const text = problem.detail || { 403: "Refused", 404: "It is not there any more", 429: "Too many requests" }[answer.status] || `The server answered ${answer.status}`;
   toast({ text, note: problem.hint ?? "", tone: "fail", url: problem.url ?? "" });
+}
+
+/** What went wrong, from a problem document or from an error page. */
+export function problemOf(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    const page = new DOMParser().parseFromString(text, "text/html").querySelector("[data-problem]");
+    return page ? { detail: page.textContent.trim(), hint: page.dataset.hint } : {};
+  }
 }

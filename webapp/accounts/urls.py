@@ -1,5 +1,10 @@
 """Pages of this app, at the root of the site."""
 
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from webapp.accounts import pages
+
+urlpatterns = [
+    path("login/", pages.login, name="login"),
+    path("logout/", pages.logout, name="logout"),
+]

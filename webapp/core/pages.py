@@ -1,191 +1,150 @@
-"""What page views share: pages and dialogs, what follows an accepted change, parts of a long list.
-
-A page works without script: forms post and redirect, dialogs are pages. With script, the same views answer fragments:
-htmx and `static/js/dialogs.js` say so by headers, and what they get back is a toast in `HX-Trigger` or the dialog again.
-"""
+"""The overview, finding anything, the keys, and the navigation's fresh copy."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from django.contrib import messages
-from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.template.loader import render_to_string
-from django.utils.http import url_has_allowed_host_and_scheme
 
-from webapp.core.errors import PROBLEM_TYPE, AppError
-from webapp.operations.models import Operation
+from webapp.accounts import selectors as accounts
+from webapp.accounts.permissions import Permission
+from webapp.builds import selectors as builds
+from webapp.containers import selectors as containers
+from webapp.containers import shown
+from webapp.containers.models import Container
+from webapp.core import feed, states
+from webapp.core.answers import dialog, wants_fragment
+from webapp.core.routes import page
+from webapp.images import selectors as images
+from webapp.networks import selectors as networks
+from webapp.nodes import selectors as nodes
+from webapp.nodes import usage
+from webapp.operations import selectors as operations
+from webapp.operations.progress import summary_of
+from webapp.volumes import selectors as volumes
 
-PAGE_SIZE = 100
-T = TypeVar("T")
-
-
-def wants_fragment(request: HttpRequest) -> bool:
-    """Say whether a script of ours asks, which shows toasts and dialogs by itself."""
-    return bool(request.headers.get("HX-Request"))
-
-
-def wants_dialog(request: HttpRequest) -> bool:
-    return bool(request.headers.get("X-Wharfinger-Dialog"))
-
-
-# --- dialogs --------------------------------------------------------------------------------------------------
-
-
-def dialog(
-    request: HttpRequest,
-    template: str,
-    context: dict[str, Any] | None = None,
-    *,
-    back: str = "/",
-    status: int = 200,
-) -> HttpResponse:
-    """Return a question: one <dialog> for the page's script, a page with the same form for everybody else."""
-    alone = wants_dialog(request)
-    context = {**(context or {}), "back": back, "as_dialog": alone}
-    if alone:
-        return render(request, template, context, status=status)
-    return render(
-        request,
-        "core/dialog_page.html",
-        {**context, "dialog": render_to_string(template, context, request)},
-        status=status,
-    )
+FOUND_OF_A_KIND = 6
+ATTENTION_SHOWN = 8
 
 
-def ask_or_do(
-    request: HttpRequest,
-    template: str,
-    context: dict[str, Any],
-    do: Callable[[], HttpResponse],
-    *,
-    back: str = "/",
-) -> HttpResponse:
-    """Show a question (GET) or carry its answer out (POST); what goes wrong is said in the dialog itself."""
-    if request.method != "POST":
-        return dialog(request, template, context, back=back)
-    try:
-        return do()
-    except AppError as error:
-        if error.status in (401, 403):
-            raise  # a refusal is written to the book and shown by the guard
-        return dialog(
-            request,
-            template,
-            {**context, "problem": error},
-            back=back,
-            status=422 if error.status < 500 else 409,
+# --- overview -------------------------------------------------------------------------------------------------
+
+
+@page(Permission.VIEW)
+def overview(request: HttpRequest) -> HttpResponse:
+    counts = shown.state_counts()
+    active = list(operations.operation_list(operations.OperationFilter(active=True))[:8])
+    for operation in active:
+        operation.shown = summary_of(operation)  # type: ignore[attr-defined]
+    places = list(nodes.node_list())
+    context = {
+        "counts": counts,
+        "census": [{"key": kind, "count": counts[kind], "tone": states.TONE_OF[kind], "words": states.WORDS[kind]} for kind in states.ORDER],
+        "needing": _needing(request),
+        "active": active,
+        "applications": _applications(request),
+        "feed": feed.recent(),
+        "nodes": places,
+        "silent": [node for node in places if not node.is_online],
+        "disk": usage.kept(places[0]) if places else None,
+    }
+    return render(request, "core/overview.html", context)
+
+
+def _needing(request: HttpRequest) -> list[dict[str, Any]]:
+    """Return the containers that need somebody: what is wrong, and what one would do first."""
+    found = containers.container_list().filter(states.query_of("attention")).order_by("-finished_at", "-started_at")[:ATTENTION_SHOWN]
+    return [_need(container) for container in found]
+
+
+def _need(container: Container) -> dict[str, Any]:
+    kind = states.kind_of(container)
+    if container.oom_killed:
+        words, note = "killed for memory", "it ran into its limit; the timeline has the lines before"
+    elif kind == "unhealthy":
+        words, note = "health check fails", ""
+    elif kind == "restarting":
+        words, note = f"exited with code {container.exit_code}" if container.exit_code is not None else "cannot stay up", ""
+    else:
+        words, note = (container.error, "") if container.error else (f"exited with code {container.exit_code}", "")
+    if kind == "restarting" and container.restart_count:
+        words += f", {container.restart_count} tries"
+    if container.created_by:
+        note = f"{note} · started by {container.created_by.username}".lstrip(" ·")
+    at = container.started_at if kind == "unhealthy" else container.finished_at or container.created_at
+    return {"container": container, "kind": kind, "words": words, "note": note, "at": at}
+
+
+def _applications(request: HttpRequest) -> list[dict[str, Any]]:
+    rows = list(containers.container_list().exclude(project="").order_by("project", "service", "name"))
+    groups = shown.grouped(shown.dress(rows, request.get_host().rsplit(":", 1)[0]))
+    found = []
+    for group in groups:
+        kinds = [states.kind_of(row) for row in group.rows]
+        worst = next((kind for kind in states.ATTENTION if kind in kinds), "running" if group.running else "exited-ok")
+        newest = max(group.rows, key=lambda row: row.created_at)
+        found.append(
+            {
+                "name": group.name,
+                "kind": worst,
+                "words": f"{group.running} of {len(group.rows)}",
+                "ports": [port for row in group.rows for port in row.ports if port["url"]][:2],  # type: ignore[attr-defined]
+                "who": newest.created_by.username if newest.created_by else "",
+                "newest": newest,
+            }
         )
+    return found
 
 
-# --- after a change -------------------------------------------------------------------------------------------
+@page(Permission.VIEW)
+def navigation(request: HttpRequest) -> HttpResponse:
+    """Answer the parts of the frame that change, for pages that are open."""
+    return render(request, "core/nav.html")
 
 
-def accepted(request: HttpRequest, operation: Operation, text: str, *, to: str) -> HttpResponse:
-    """Answer a change that a node carries out: a toast that follows the operation, or back to `to`."""
-    return _after(request, text, to, tone="work", level=messages.INFO, operation=operation.id)
+@page(Permission.VIEW)
+def keys(request: HttpRequest) -> HttpResponse:
+    return dialog(request, "core/keys.html")
 
 
-def done(request: HttpRequest, text: str, *, to: str, stay: bool = False) -> HttpResponse:
-    """Answer a change that is done already. `stay` keeps a script on its page (it refreshes by itself)."""
-    if wants_fragment(request) and not stay:
-        messages.success(request, text)
-        return redirected(request, to)
-    return _after(request, text, to, tone="ok", level=messages.SUCCESS)
+# --- find anything --------------------------------------------------------------------------------------------
 
 
-def _after(
-    request: HttpRequest, text: str, to: str, *, tone: str, level: int, operation: str = ""
-) -> HttpResponse:
-    if wants_fragment(request):
-        response = HttpResponse(status=204)
-        url = f"/operations/{operation}/" if operation else ""
-        response["HX-Trigger"] = json.dumps(
-            {"wf:toast": {"text": text, "tone": tone, "operation": operation, "url": url}}
-        )
-        return response
-    messages.add_message(request, level, text, extra_tags=operation)
-    return HttpResponseRedirect(to)
+@page(Permission.VIEW)
+def search(request: HttpRequest) -> HttpResponse:
+    text = request.GET.get("q", "").strip()[:200]
+    found = find(text) if text else []
+    template = "core/_found.html" if wants_fragment(request) else "core/search.html"
+    return render(request, template, {"found": found, "search_text": text})
 
 
-def redirected(request: HttpRequest, to: str) -> HttpResponse:
-    """Send the browser to `to`, whether a script asks or not."""
-    if not wants_fragment(request):
-        return HttpResponseRedirect(to)
-    response = HttpResponse(status=204)
-    response["HX-Redirect"] = to
-    return response
-
-
-def refused(request: HttpRequest, error: AppError) -> HttpResponse:
-    """Answer an error to a script that shows toasts; anybody else gets the error page (raise it)."""
-    if not wants_fragment(request):
-        raise error
-    return JsonResponse(error.document(), status=error.status, content_type=PROBLEM_TYPE)
-
-
-def back_to(request: HttpRequest, default: str) -> str:
-    """Return where a form wants to go afterwards: its own `next` if that is on this site, else `default`."""
-    wanted = request.POST.get("next") or request.GET.get("next") or ""
-    safe = url_has_allowed_host_and_scheme(
-        wanted, allowed_hosts={request.get_host()}, require_https=request.is_secure()
-    )
-    return wanted if safe and wanted.startswith("/") else default
-
-
-# --- long lists -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of a list; `next` and `previous` are the offsets of its neighbours (None: none)."""
-
-    items: list[Any]
-    total: int
-    offset: int
-    size: int
-
-    @property
-    def first(self) -> int:
-        return min(self.offset + 1, self.total)
-
-    @property
-    def last(self) -> int:
-        return self.offset + len(self.items)
-
-    @property
-    def next(self) -> int | None:
-        return self.offset + self.size if self.last < self.total else None
-
-    @property
-    def previous(self) -> int | None:
-        return max(0, self.offset - self.size) if self.offset else None
-
-
-def part_of(
-    request: HttpRequest, found: QuerySet[Any], *, size: int = PAGE_SIZE, total: int | None = None
-) -> Part:
-    """Return the part of `found` that the request's `after` names: two queries, however long the list."""
-    offset = number(request.GET.get("after", ""), 0)
-    whole = found.count() if total is None else total
-    return Part(list(found[offset : offset + size]), whole, offset, size)
-
-
-def number(text: str, default: int) -> int:
-    """Return `text` as a whole number of at least 0, or `default`."""
-    return int(text) if text.isdecimal() and len(text) < 12 else default
-
-
-def attempt(ask: Callable[[], T]) -> tuple[T | None, AppError | None]:
-    """Ask a node for something that a page shows beside the rest: its answer, or why there is none."""
-    try:
-        return ask(), None
-    except AppError as error:
-        if error.status in (401, 403):
-            raise
-        return None, error
+def find(text: str) -> list[dict[str, Any]]:
+    """Return what fits a text, by kind: names that hold it and ids that begin with it."""
+    few = FOUND_OF_A_KIND
+    people = accounts.user_list().filter(Q(username__icontains=text) | Q(display_name__icontains=text))[:few]
+    is_id = len(text) >= 4
+    kinds = [
+        ("Containers", "box", [
+            (c.name, f"/containers/{c.id[:12]}/", states.of_container(c).words) for c in containers.container_list(containers.ContainerFilter(search=text))[:few]
+        ]),
+        ("Images", "layers", [
+            (i.shown_name, f"/images/{i.image_id[7:19]}/", i.platform) for i in images.image_list(images.ImageFilter(search=text))[:few]
+        ]),
+        ("Builds", "build", [
+            (str(b), f"/builds/{b.pk}/", b.operation.status) for b in builds.build_list(tag=text)[:few]
+        ]),
+        ("Volumes", "volume", [(v.name, f"/volumes/{v.name}/", v.node.name) for v in volumes.volume_list(name=text)[:few]]),
+        ("Networks", "network", [(n.name, f"/networks/{n.name}/", n.subnet) for n in networks.network_list(name=text)[:few]]),
+        ("Operations", "pulse", [
+            (f"{states.verb(o.kind)} {o.target}", f"/operations/{o.pk}/", o.status)
+            for o in operations.operation_list().filter(Q(target__icontains=text) | (Q(pk__startswith=text) if is_id else Q(pk="")))[:few]
+        ]),
+        ("People", "people", [(u.shown_name, f"/audit/?actor={u.username}", u.role) for u in people]),
+    ]  # fmt: skip
+    return [
+        {"kind": kind, "icon": icon, "rows": [{"name": name, "url": url, "note": note} for name, url, note in rows]}
+        for kind, icon, rows in kinds
+        if rows
+    ]

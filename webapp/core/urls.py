@@ -1,5 +1,12 @@
 """Pages of this app, at the root of the site."""
 
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from webapp.core import pages
+
+urlpatterns = [
+    path("", pages.overview, name="overview"),
+    path("nav/", pages.navigation, name="navigation"),
+    path("keys/", pages.keys, name="keys"),
+    path("search/", pages.search, name="search"),
+]

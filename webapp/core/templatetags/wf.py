@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import zlib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -443,5 +444,5 @@ def same(
         "curl": curl if path else "",
         "docker": docker,
         "title": title,
-        "key": f"call-{abs(hash((path, docker, title))) % 10**8}",
+        "key": f"call-{zlib.crc32(f'{path} {docker} {title}'.encode()):08x}",
     }

@@ -1,0 +1,55 @@
+"""Each page in light, dark and on a phone: nothing is refused by the content policy, nothing scrolls sideways, pictures are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.browser, pytest.mark.serial, pytest.mark.timeout(600)]
+
+
+def pages_of(site: Any) -> dict[str, str]:
+    backend, staging, postgres = (site.container(name) for name in ("leafy-backend", "leafy-backend-staging", "leafy-postgres"))
+    image, builds = site.facts["images"][0][7:19], site.facts["builds"]
+    return {
+        "overview": "/",
+        "search": "/search/?q=leafy",
+        "containers": "/containers/",
+        "containers-attention": "/containers/?state=attention",
+        "container-logs": f"/containers/{backend}/",
+        "container-terminal": f"/containers/{postgres}/terminal/",
+        "container-timeline": f"/containers/{staging}/timeline/",
+        "container-load": f"/containers/{backend}/load/",
+        "container-files": f"/containers/{backend}/files/",
+        "container-processes": f"/containers/{backend}/processes/",
+        "container-changes": f"/containers/{backend}/changes/",
+        "container-details": f"/containers/{backend}/details/",
+        "container-json": f"/containers/{backend}/json/",
+        "application": "/applications/leafy/",
+    }
+
+
+LOOKS = [("light", "desk"), ("dark", "desk"), ("light", "phone")]
+
+
+@pytest.mark.parametrize(("theme", "size"), LOOKS, ids=["light", "dark", "phone"])
+def test_every_page_looks_right(
+    theme: str, size: str, shared_site: Any, open_page: Callable[..., Any], shoot: Callable[..., Any], request: pytest.FixtureRequest
+) -> None:
+    only = request.config.getoption("--only", default="") or ""
+    look = "phone" if size == "phone" else theme
+    wrong = []
+    for name, path in pages_of(shared_site).items():
+        if only and only not in name:
+            continue
+        page = open_page(shared_site, path, theme=theme, size=size, user="admin")
+        page.wait_for_timeout(150)
+        shoot(page, f"{name}-{look}")
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        if wide > 1:
+            wrong.append(f"{name} is {wide} px too wide on {size}")
+        wrong += [f"{name}: {problem}" for problem in page.problems]
+        page.context.close()
+    assert not wrong
