@@ -7,13 +7,16 @@ here and names are checked, so no text of a user ever reaches a rule. Sources: n
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import struct
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
 
 from engine.errors import InvalidInput
 from engine.linux.netlink import (
@@ -85,6 +88,9 @@ class Table:
         if not _TOKEN.match(name):
             raise InvalidInput(f"not a name for a table of nftables: {name[:64]!r}")
         self.name = name
+        self._lock = threading.Lock()
+        self._kept: Netlink | None = None
+        self._kept_for = (0, 0)
 
     def load(self, body: str) -> None:
         """Replace the whole table by `body` (sets, maps and chains) in one transaction."""
@@ -95,7 +101,9 @@ class Table:
         """Remove the table; one that is not there counts as removed."""
         body = _HEADER + attribute(1, self.name)
         with Netlink(NETLINK_NETFILTER) as netfilter, suppress(FileNotFoundError):
-            _transaction(netfilter, [Message(_DELTABLE, body, 0, f"removing the table {self.name}")])
+            netfilter.transaction(
+                [Message(_DELTABLE, body, 0, f"removing the table {self.name}")], _BEGIN, _END
+            )
 
     def exists(self) -> bool:
         """Tell whether the kernel has the table."""
@@ -141,8 +149,18 @@ class Table:
             )
             for element in elements
         ]
-        with Netlink(NETLINK_NETFILTER) as netfilter:
-            _transaction(netfilter, messages)
+        with self._lock:
+            self._netfilter().transaction(messages, _BEGIN, _END)
+
+    def _netfilter(self) -> Netlink:
+        """Return a socket kept open: closing one that removed something waits 8-16 ms for the kernel to forget it.
+
+        It is good for one process and one network namespace.
+        """
+        wanted = (os.getpid(), Path("/proc/thread-self/ns/net").stat().st_ino)
+        if self._kept is None or self._kept_for != wanted:
+            self._kept, self._kept_for = Netlink(NETLINK_NETFILTER), wanted
+        return self._kept
 
     def _body(self, element: Element, *, with_value: bool) -> bytes:
         value = nested(2, attribute(1, _packed(element.value))) if with_value and element.value else b""
@@ -197,10 +215,6 @@ def check_interface_name(name: str) -> str:
 _HEADER = struct.pack(">BBH", FAMILY_INET, 0, 0)
 _BEGIN = Message(16, struct.pack(">BBH", 0, 0, 10), 0, "nftables")
 _END = Message(17, struct.pack(">BBH", 0, 0, 10), 0, "nftables")
-
-
-def _transaction(netfilter: Netlink, messages: Sequence[Message]) -> None:
-    netfilter.transaction(messages, _BEGIN, _END)
 
 
 def _packed(parts: Sequence[Part]) -> bytes:

@@ -98,10 +98,13 @@ def plug(route: Netlink, netns: Path, endpoint: Endpoint, wanted: Plug) -> links
         os.close(descriptor)
 
 
-def unplug(route: Netlink, veth: str, mark: str) -> None:
-    """Remove an interface pair by its outer end, if it carries our mark. Idempotent; takes 10-20 ms."""
+def unplug(route: Netlink, veth: str, mark: str, index: int = 0) -> None:
+    """Remove an interface pair by its outer end, if it carries our mark (and is the one of that `index`).
+
+    Idempotent; takes 10-20 ms.
+    """
     link = links.find_link(route, veth)
-    if link is not None and link.alias in (mark, ""):
+    if link is not None and link.alias in (mark, "") and index in (0, link.index):
         with suppress(ProcessLookupError, OSError):
             route.request(links.remove(link.index))
 

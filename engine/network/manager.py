@@ -28,6 +28,7 @@ from engine.db import Database
 from engine.linux.netlink import NETLINK_ROUTE, Netlink
 from engine.network import bridges, interfaces
 from engine.network.firewall import Firewall, network_elements
+from engine.network.later import Later
 from engine.network.memberships import Memberships
 from engine.network.model import Network, NetworkSpec
 from engine.network.networks import Networks, published_elements
@@ -46,9 +47,10 @@ class NetworkManager:
         self._db = db
         self._firewall = Firewall(config.instance)
         self._networks = Networks(config, db, self._firewall)
-        self._members = Memberships(config.instance, db, self._networks)
+        self._later = Later()
+        self._members = Memberships(config.instance, db, self._networks, self._later)
         policy = PortPolicy(config.default_publish_address)
-        self._publisher = Publisher(db, self._networks, policy)
+        self._publisher = Publisher(db, self._networks, policy, self._later)
 
     # networks
 

@@ -7,10 +7,8 @@ ends with `detach`. A container that does not run has none. Each step may be don
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import sqlite3
-import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from engine.linux import links
 from engine.linux.netlink import NETLINK_ROUTE, Netlink
 from engine.network import bridges, ipam
 from engine.network.interfaces import Plug, plug, unplug
+from engine.network.later import Later
 from engine.network.model import DEFAULT_NETWORK, Network, Subnet
 from engine.network.networks import Networks
 from engine.network.portguard import guard_port
@@ -39,7 +38,8 @@ logger = logging.getLogger(__name__)
 class Memberships:
     """Endpoints of containers on the networks of one engine."""
 
-    def __init__(self, instance: str, db: Database, networks: Networks) -> None:
+    def __init__(self, instance: str, db: Database, networks: Networks, later: Later) -> None:
+        self._later = later
         self._instance = instance
         self._db = db
         self._networks = networks
@@ -107,7 +107,8 @@ class Memberships:
     def detach(self, container_id: str, network: str, *, wait: bool = True) -> None:
         """End a membership: names, addresses and interface go. Idempotent.
 
-        Without `wait` the interface is left to a thread (and to the end of the namespace): the kernel takes 10-20 ms.
+        Without `wait` the interface is left to the end of its namespace, and looked after a moment later: the kernel
+        takes 10-20 ms to remove one.
         """
         try:
             found = self._networks.get(network)
@@ -125,10 +126,14 @@ class Memberships:
                     connection, "disconnect", found, container=container_id, container_name=row.name
                 )
         veth = row.veth or bridges.veth_name(self._instance, container_id, found.id)
+        with Netlink(NETLINK_ROUTE) as route:
+            link = links.find_link(route, veth)
+        if link is None:
+            return
         if wait:
-            self._unplug(veth, container_id)
+            self._unplug(link, container_id)
         else:
-            threading.Thread(target=self._unplug, args=(veth, container_id), name="unplug").start()
+            self._later.add(lambda: self._unplug(link, container_id))
 
     def of_container(self, container_id: str) -> list[EndpointRow]:
         """Return the memberships of a container, oldest first."""
@@ -169,9 +174,10 @@ class Memberships:
                 connection, "connect", network, container=row.container_id, container_name=row.name
             )
 
-    def _unplug(self, veth: str, container_id: str) -> None:
+    def _unplug(self, link: links.Link, container_id: str) -> None:
+        """Remove one interface; by its index, since the container may have a new one of the same name by now."""
         with Netlink(NETLINK_ROUTE) as route:
-            unplug(route, veth, self._networks.mark("container", container_id))
+            unplug(route, link.name, self._networks.mark("container", container_id), link.index)
 
 
 def endpoint_of(network: Network, row: EndpointRow) -> Endpoint:
@@ -262,10 +268,6 @@ def _free_name(used: Collection[str]) -> str:
     while f"eth{number}" in used:
         number += 1
     return f"eth{number}"
-
-
-def aliases_json(aliases: Sequence[str]) -> str:
-    return json.dumps(list(aliases))
 
 
 def without_addresses(endpoint: Endpoint) -> Endpoint:

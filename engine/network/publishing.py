@@ -17,9 +17,10 @@ from engine.errors import BadSpec
 from engine.linux import conntrack
 from engine.linux.nft import Element
 from engine.network.firewall import port_element
+from engine.network.later import Later
 from engine.network.networks import Networks
 from engine.network.reservations import PortPolicy, bind_sockets, reserve
-from engine.network.store import PortRow, select_ports
+from engine.network.store import PortRow, select_endpoints, select_ports
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ logger = logging.getLogger(__name__)
 class Publisher:
     """The host ports of one engine's containers."""
 
-    def __init__(self, db: Database, networks: Networks, policy: PortPolicy) -> None:
+    def __init__(self, db: Database, networks: Networks, policy: PortPolicy, later: Later) -> None:
+        self._later = later
         self._db = db
         self._networks = networks
         self._policy = policy
@@ -79,7 +81,12 @@ class Publisher:
             with self._db.transaction() as connection:
                 connection.execute("DELETE FROM ports WHERE container_id = ?", (container_id,))
         if targets := {row.target for row in rows if row.target}:
-            conntrack.forget(addresses=targets)
+            # listing every connection of the host takes 10 ms or more; addresses are not given out again that soon
+            self._later.add(lambda: self._forget(targets))
+
+    def _forget(self, targets: set[str]) -> None:
+        used = {address for row in select_endpoints(self._db.read()) for address in (row.ipv4, row.ipv6)}
+        conntrack.forget(addresses=targets - used)
 
     def held(self) -> list[PortRow]:
         """Return every port that a container holds."""
