@@ -15,7 +15,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -34,6 +34,7 @@ from engine.linux.files import DIRECTORY, open_in_root, opened, remove_tree
 
 IGNORE_FILE = ".dockerignore"
 _IGNORE_BYTES = 1024 * 1024
+_POLICY = replace(UPLOAD_POLICY, fresh=True)
 
 Check = Callable[[], None]
 
@@ -98,7 +99,7 @@ def unpack_context(
             try:
                 with archive.open("rb") as file:
                     reader.source = _entries(file, limits)
-                    extract_entries(reader, staging, limits, UPLOAD_POLICY, check=check)
+                    extract_entries(reader, staging, limits, _POLICY, check=check)
             except _Again as again:
                 known_patterns, forced = again.patterns, forced | again.forced
                 continue
@@ -165,7 +166,7 @@ class _ContextReader:
                 self._ignored += entry.size
                 continue
             self._note(path, entry)
-            yield entry
+            yield entry._replace(uid=0, gid=0)
         self._use_patterns()
 
     def chunks(self) -> Iterator[memoryview]:
@@ -206,7 +207,7 @@ class _ContextReader:
     def context(self, staging: Path) -> BuildContext:
         """Return the context that now lies in `staging`."""
         known = self._known if self._reliable else {}
-        tree = Tree(staging, "the build context", known=known, keeps_owners=False, linkable=True)
+        tree = Tree(staging, "the build context", known=known, keeps_owners=False, fixed=True, linkable=True)
         return BuildContext(
             tree,
             self._found.get(self._dockerfile_path),

@@ -79,7 +79,8 @@ class Tree:
     ignore: IgnoreMatcher | None = None
     known: dict[str, Known] = field(default_factory=dict)
     keeps_owners: bool = True
-    linkable: bool = False  # its files never change and lie on the disk of the layers
+    fixed: bool = False  # nobody changes its files
+    linkable: bool = False  # neither do we, and they lie on the disk of the layers
 
     def ignores(self, path: str) -> bool:
         return self.ignore is not None and bool(path) and self.ignore.ignores(path)
@@ -144,7 +145,7 @@ class Tree:
                 found = [child for path in found for child in self._matching(path, part)]
             if len(found) > MAX_FILES:
                 raise InvalidInput(f"the pattern {pattern[:100]!r} matches too many files")
-        return sorted(path for path in found if self._is_there(path))
+        return sorted(path for path in found if self.is_there(path))
 
     def _matching(self, path: str, part: str) -> Iterator[str]:
         real = self.resolve(path)
@@ -163,7 +164,7 @@ class Tree:
             if glob.matches(name) and (not self.ignores(child) or self.holds_exception(child)):
                 yield child
 
-    def _is_there(self, path: str) -> bool:
+    def is_there(self, path: str) -> bool:
         with opened(os.open(self.root, DIRECTORY)) as root:
             try:
                 os.close(open_in_root(root, path or ".", os.O_PATH | NOFOLLOW))
@@ -179,20 +180,20 @@ class Tree:
         start: str,
         target: str,
         *,
-        excluded: Callable[[str], bool] | None = None,
+        excluded: IgnoreMatcher | None = None,
         with_root: bool = True,
         check: Callable[[], None] | None = None,
     ) -> Iterator[Fact]:
         """Give the facts of the file or folder `start` (a resolved path), parents first; it goes to `target`.
 
-        `excluded` is asked with the path below `start` (for a file: its name).
+        `excluded` decides about paths below `start` (for a file: about its name).
         """
         with opened(os.open(self.root, DIRECTORY)) as root:
             with opened(self._at(root, start)) as fd:
                 info = os.fstat(fd)
             parent, name = posixpath.split(start)
             if not stat.S_ISDIR(info.st_mode):
-                if excluded is None or not excluded(name):
+                if excluded is None or not excluded.ignores(name):
                     with opened(open_in_root(root, parent or ".", DIRECTORY)) as folder:
                         yield from self._fact(folder, name, start, target, info)
                 return
@@ -206,7 +207,7 @@ class Tree:
         root: int,
         start: str,
         target: str,
-        excluded: Callable[[str], bool] | None,
+        excluded: IgnoreMatcher | None,
         check: Callable[[], None] | None,
     ) -> Iterator[Fact]:
         pending = [("", 0)]
@@ -223,7 +224,7 @@ class Tree:
                     inner = _joined(below, name)
                     place = _joined(start, inner)
                     is_folder = stat.S_ISDIR(info.st_mode)
-                    left_out = self.ignores(place) or (excluded is not None and excluded(inner))
+                    left_out = self.ignores(place) or (excluded is not None and excluded.ignores(inner))
                     if left_out and not (is_folder and self._may_hold(place, inner, excluded)):
                         continue
                     if is_folder:
@@ -235,10 +236,17 @@ class Tree:
                         yield from self._fact(fd, name, place, _joined(target, inner), info)
                 pending.extend(reversed(deeper))
 
-    def _may_hold(self, place: str, inner: str, excluded: Callable[[str], bool] | None) -> bool:
-        return (self.ignores(place) and self.holds_exception(place)) or (
-            excluded is not None and excluded(inner) and getattr(excluded, "has_exceptions", False)
-        )
+    def _may_hold(self, place: str, inner: str, excluded: IgnoreMatcher | None) -> bool:
+        """Tell whether a folder that is left out must be entered, because an exception may live in it."""
+        by_ignore = not self.ignores(place) or self.holds_exception(place)
+        by_exclude = excluded is None or not excluded.ignores_all_below(inner)
+        return by_ignore and by_exclude
+
+    def folder_fact(self, place: str, target: str) -> Fact:
+        """Return the fact of the folder `place` alone, without what is in it."""
+        with opened(os.open(self.root, DIRECTORY)) as root:
+            with opened(open_in_root(root, place or ".", DIRECTORY | os.O_NOFOLLOW)) as folder:
+                return self._folder(folder, place, target, os.fstat(folder))
 
     def _folder(self, fd: int, place: str, target: str, info: os.stat_result) -> Fact:
         uid, gid = self._owner(info)
@@ -280,26 +288,33 @@ def has_wildcards(text: str) -> bool:
 
 
 class Facts:
-    """The facts of everything that one instruction copies, hashed once."""
+    """The facts of everything that one instruction copies, source by source, hashed once."""
 
-    def __init__(self, facts: list[Fact]) -> None:
-        self.all = facts
-        self._leaves = {fact.path: hashlib.sha256(fact.meaning()).digest() for fact in facts}
+    def __init__(self, sources: list[list[Fact]]) -> None:
+        self._leaves = [
+            [
+                (fact, hashlib.sha256(fact.meaning()).digest())
+                for fact in sorted(facts, key=lambda fact: fact.path)
+            ]
+            for facts in sources
+        ]
 
     @property
     def size_bytes(self) -> int:
-        return sum(fact.size for fact in self.all)
+        return sum(fact.size for facts in self._leaves for fact, _ in facts)
 
     def fingerprint(self) -> str:
-        """Return the hash of what is to be copied, whatever order it was found in."""
+        """Return the hash of what is to be copied, whatever order its files were found in."""
         total = hashlib.sha256()
-        for path in sorted(self._leaves):
-            total.update(self._leaves[path])
+        for facts in self._leaves:
+            total.update(b"source\n")
+            for _, leaf in facts:
+                total.update(leaf)
         return total.hexdigest()
 
     def short_hashes(self) -> dict[str, str]:
-        """Return a short hash of every file by its place in the tree: enough to name what changed later."""
-        return {fact.place or ".": self._leaves[fact.path][:8].hex() for fact in self.all}
+        """Return a short hash of every file by its place in its tree: enough to name what changed later."""
+        return {fact.place or ".": leaf[:8].hex() for facts in self._leaves for fact, leaf in facts}
 
 
 def _joined(left: str, right: str) -> str:

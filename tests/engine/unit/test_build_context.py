@@ -198,18 +198,18 @@ def test_a_fingerprint_changes_with_what_counts(tmp_path: Path, change: Callable
     file = tmp_path / "f"
     file.write_bytes(b"bytes")
     os.utime(file, ns=(1, 1))
-    before = Facts(list(Tree(tmp_path, "test").facts("", ""))).fingerprint()
+    before = Facts([list(Tree(tmp_path, "test").facts("", ""))]).fingerprint()
     change(file)
     if file.exists():
         os.utime(file, ns=(1, 1))
-    assert Facts(list(Tree(tmp_path, "test").facts("", ""))).fingerprint() != before
+    assert Facts([list(Tree(tmp_path, "test").facts("", ""))]).fingerprint() != before
 
 
 def test_a_fingerprint_does_not_change_with_times(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"bytes")
-    before = Facts(list(Tree(tmp_path, "test").facts("", ""))).fingerprint()
+    before = Facts([list(Tree(tmp_path, "test").facts("", ""))]).fingerprint()
     os.utime(tmp_path / "f", ns=(5, 5))
-    assert Facts(list(Tree(tmp_path, "test").facts("", ""))).fingerprint() == before
+    assert Facts([list(Tree(tmp_path, "test").facts("", ""))]).fingerprint() == before
 
 
 def _zip(path: Path, *entries: tuple[str, bytes, int]) -> Path:
