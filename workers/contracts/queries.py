@@ -23,6 +23,8 @@ Request: an entry of the stream `wf:streams:<node>` with the field `q`: `<signat
 | `image.history` `image.layers` | `ref` | `{"history": [...]}`, `{"layers": [...]}` |
 | `image.layer_files` | `ref`, `index` | `{"files": [...]}` |
 | `image.search` | `term`, `limit`, `registries` sealed | `{"results": [...]}` |
+| `registry.login` | `registries` sealed, one | `{"status"}`: the credentials are good |
+| `registry.tags` | `reference`, `registries` sealed | `{"tags"}` |
 | `volume.browse` | `volume`, `path` | `{"entries": [...]}` |
 | `network.probe` | `container`, `name`, `port` | what a process inside sees |
 """

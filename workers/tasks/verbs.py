@@ -82,7 +82,7 @@ def image_pull(x: Context, p: c.ImagePull) -> Result:
     image = x.engine.pull(
         reference=p.reference,
         platform=p.platform,
-        registries=_registries(p.registries),
+        registries=registries_of(p.registries),
         report=x.report,
         cancel=x.cancel,
     )
@@ -95,7 +95,7 @@ def image_push(x: Context, p: c.ImagePush) -> Result:
         image=p.image,
         reference=p.reference,
         compression=p.compression,
-        registries=_registries(p.registries),
+        registries=registries_of(p.registries),
         report=x.report,
         cancel=x.cancel,
     )
@@ -167,7 +167,7 @@ def build_run(x: Context, p: c.BuildRun) -> Result:
     with _context_path(x, p.context) as context:
         result = x.engine.build(
             request=_build_request(p, context),
-            registries=_registries(p.registries),
+            registries=registries_of(p.registries),
             report=x.report,
             cancel=x.cancel,
         )
@@ -224,7 +224,7 @@ def container_create(x: Context, p: c.ContainerCreate) -> Result:
         id=check_id(p.id),
         pull=p.pull,
         platform=p.platform,
-        registries=_registries(p.registries),
+        registries=registries_of(p.registries),
         report=x.report,
         cancel=x.cancel,
     )
@@ -495,7 +495,7 @@ def _gone_is_done(x: Context) -> Iterator[None]:
             raise
 
 
-def _registries(accesses: Sequence[c.RegistryAccess]) -> list[RegistrySettings]:
+def registries_of(accesses: Sequence[c.RegistryAccess]) -> list[RegistrySettings]:
     return [
         RegistrySettings(
             host=access.host,
