@@ -10,6 +10,7 @@ import { startSearch } from "./search.js";
 import { startForms } from "./forms.js";
 import { startTheme } from "./switch.js";
 import { startCopy } from "./copy.js";
+import { startListLoad } from "./listload.js";
 
 startTheme();
 startCopy();
@@ -21,3 +22,4 @@ startToasts();
 startSearch();
 startForms();
 startLive();
+startListLoad();

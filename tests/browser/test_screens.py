@@ -27,6 +27,11 @@ def pages_of(site: Any) -> dict[str, str]:
         "container-changes": f"/containers/{backend}/changes/",
         "container-details": f"/containers/{backend}/details/",
         "container-json": f"/containers/{backend}/json/",
+        "container-remove": f"/containers/{backend}/remove/",
+        "container-update": f"/containers/{staging}/update/",
+        "container-commit": f"/containers/{backend}/commit/",
+        "run": "/containers/run/?image=postgres:16.4&name=leafy-postgres-2",
+        "run-like": f"/containers/run/?like={backend}",
         "application": "/applications/leafy/",
     }
 

@@ -396,6 +396,12 @@ def shell_words(words: Any) -> str:
 
 
 @register.filter
+def split(words: str) -> list[str]:
+    """`{{ "MB GB"|split }}`: the words of a text."""
+    return words.split()
+
+
+@register.filter
 def get(mapping: Any, key: Any) -> Any:
     """`{{ mapping|get:key }}` for keys that are no identifiers."""
     return mapping.get(key, "") if hasattr(mapping, "get") else ""
