@@ -118,6 +118,10 @@ class Netlink:
     def close(self) -> None:
         self._socket.close()
 
+    def __del__(self) -> None:
+        if sock := getattr(self, "_socket", None):
+            sock.close()
+
     def __enter__(self) -> Self:
         return self
 
