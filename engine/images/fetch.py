@@ -45,7 +45,8 @@ class Fetcher:
     def fetch(self, blob: Descriptor, growing: Growing | None = None) -> bool:
         """Make sure that the content store has `blob`; return False where it had it before.
 
-        `growing` lets somebody read the bytes as they come; it is told of success and failure.
+        `growing` lets somebody read the bytes as they come; it is told of success and failure. A failure other than
+        a cancel leaves what came so far for the next time, unless it was wrong.
         """
         growing = growing or Growing(self._cancel.check)
         try:

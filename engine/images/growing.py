@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from engine.digest import Digest
-from engine.layers.compression import open_any
+from engine.layers.compression import UnpackedReader, open_any
 from engine.layers.limits import LAYER, Limits, too_big
+from engine.layers.pipe import ReadAhead
 
 _POLL_S = 0.25
 _CHUNK = 1024 * 1024
-_AHEAD = 6  # unpacked chunks that may wait for the extractor
 
 
 class Restarted(Exception):
@@ -71,8 +70,13 @@ class Growing:
             assert self._path is not None
             return GrowingReader(self, os.open(self._path, os.O_RDONLY | os.O_CLOEXEC), self._generation)
 
+    @property
+    def finished(self) -> bool:
+        """Tell whether all bytes are there and right."""
+        return self._finished
+
     def settle(self) -> int:
-        """Wait until all bytes are there and right; return the number of the last beginning. Raises what `fail` was told."""
+        """Wait until all bytes are there and right; return the number of their beginning. Raises what `fail` was told."""
         with self._changed:
             self._wait(lambda: self._finished)
             return self._generation
@@ -99,11 +103,11 @@ class GrowingReader:
     def __init__(self, growing: Growing, fd: int, generation: int) -> None:
         self._growing = growing
         self._fd = fd
-        self._generation = generation
+        self.generation = generation
         self.offset = 0
 
     def read(self, size: int = _CHUNK) -> bytes:
-        there = self._growing.wait_beyond(self.offset, self._generation)
+        there = self._growing.wait_beyond(self.offset, self.generation)
         data = os.pread(self._fd, min(size, there - self.offset), self.offset)
         self.offset += len(data)
         return data
@@ -115,19 +119,16 @@ class GrowingReader:
 class DiffStream:
     """The unpacked tar of a layer, unpacked and hashed by a thread that runs ahead of who reads it.
 
-    `close` (or the end of the `with` block) ends the thread. After `drain`, `diff_id` is the layer's.
+    The end of the `with` block ends the thread. After `drain`, `diff_id` is the layer's.
     """
 
     def __init__(self, packed: GrowingReader, limits: Limits = LAYER) -> None:
         self._packed = packed
         self._limits = limits
         self._hash = hashlib.sha256()
-        self._chunks: queue.Queue[bytes | BaseException] = queue.Queue(_AHEAD)
-        self._stop = threading.Event()
-        self._ready = memoryview(b"")
-        self._ended = False
-        self._thread = threading.Thread(target=self._unpack, name="unpack", daemon=True)
-        self._thread.start()
+        self._total = 0
+        self._unpacked: UnpackedReader | None = None
+        self._ahead = ReadAhead(self._read, self._note)
 
     @property
     def packed_offset(self) -> int:
@@ -140,59 +141,30 @@ class DiffStream:
 
     def read(self, size: int = -1) -> bytes:
         """Return up to `size` bytes, empty at the end; raises what the thread met."""
-        if not len(self._ready) and not self._ended:
-            item = self._chunks.get()
-            if isinstance(item, BaseException):
-                self._ended = True
-                raise item
-            self._ready = memoryview(item)
-            self._ended = not item
-        count = len(self._ready) if size < 0 else size
-        data, self._ready = self._ready[:count], self._ready[count:]
-        return bytes(data)
+        return self._ahead.read(size)
 
     def drain(self) -> None:
         """Read what follows the archive, so that all of the layer is hashed and the blob is known to be right."""
-        while self.read(_CHUNK):
+        while self._ahead.read(_CHUNK):
             pass
 
-    def close(self) -> None:
-        self._stop.set()
-        while self._thread.is_alive():
-            try:
-                self._chunks.get(timeout=0.05)
-            except queue.Empty:
-                continue
-        self._packed.close()
-
     def __enter__(self) -> DiffStream:
+        self._ahead.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self._ahead.__exit__(kind, error, traceback)
+        self._packed.close()
 
-    def _unpack(self) -> None:
-        total = 0
-        try:
-            reader = open_any(self._packed, self._limits)
-            while not self._stop.is_set():
-                chunk = reader.read(_CHUNK)
-                self._hash.update(chunk)
-                total += len(chunk)
-                if total > self._limits.max_bytes:
-                    raise too_big(f"{total} bytes", self._limits.max_bytes)
-                self._put(chunk)
-                if not chunk:
-                    return
-        except BaseException as error:  # handed to the thread that reads
-            self._put(error)
+    def _read(self) -> bytes:
+        if self._unpacked is None:
+            self._unpacked = open_any(self._packed, self._limits)
+        return self._unpacked.read(_CHUNK)
 
-    def _put(self, item: bytes | BaseException) -> None:
-        while not self._stop.is_set():
-            try:
-                self._chunks.put(item, timeout=_POLL_S)
-            except queue.Full:
-                continue
-            return
+    def _note(self, chunk: bytes) -> None:
+        self._hash.update(chunk)
+        self._total += len(chunk)
+        if self._total > self._limits.max_bytes:
+            raise too_big(f"{self._total} bytes", self._limits.max_bytes)

@@ -16,16 +16,18 @@ class LayerReports:
     def __init__(self, report: Reporter) -> None:
         self._report = report
         self._lock = threading.Lock()
-        self._last: dict[str, tuple[str, float]] = {}
+        self._last: dict[str, tuple[str, int, float]] = {}
 
     def layer(self, name: str, status: str, current: int = 0, total: int = 0) -> None:
         """Tell the state of the layer `name` (12 hex digits of its blob's digest)."""
         now = time.monotonic()
         with self._lock:
-            last_status, last_time = self._last.get(name, ("", 0.0))
-            if status == last_status and now - last_time < _INTERVAL_S and current < total:
+            last_status, last_current, last_time = self._last.get(name, ("", 0, 0.0))
+            if status == last_status and (
+                current == last_current or (now - last_time < _INTERVAL_S and current < total)
+            ):
                 return
-            self._last[name] = (status, now)
+            self._last[name] = (status, current, now)
             self._report(LayerProgress(name, status, current, total))
 
     def note(self, text: str) -> None:

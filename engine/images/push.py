@@ -1,0 +1,412 @@
+"""Pushing an image: only what the registry lacks, the manifest last.
+
+A layer goes as its blob lies in the content store, so that the digest is the same at every push. A layer that is not
+packed yet (a loaded image), or shall be packed otherwise, is packed once while it is sent, and the packed blob is kept.
+
+Before a layer is sent the registry is asked for it, and asked to take it from another repository that has it. When a push
+fails or is cancelled its upload sessions are cancelled, and no tag has changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from engine.content.leases import Lease
+from engine.content.store import BlobWriter, ContentStore
+from engine.db import Database, Schema
+from engine.digest import Digest, digest_bytes, short
+from engine.errors import BadReference, Corrupt, NotFound, RegistryError
+from engine.images.growing import Growing
+from engine.images.linked import LinkedToken
+from engine.images.model import Image, ImageLayer
+from engine.images.reports import LayerReports
+from engine.images.store import ImageStore
+from engine.layers.compression import Compression, compressor, layer_media_type, open_any
+from engine.oci import media_types as mt
+from engine.oci.descriptor import Descriptor
+from engine.oci.manifest import parse_manifest
+from engine.progress import CancelToken, Reporter, silent
+from engine.reference import Reference, parse_reference
+from engine.registry.client import Document, Registries, RegistryClient
+from engine.registry.settings import Credentials, RegistrySettings
+from engine.registry.uploads import Upload, has_blob
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 4  # uploads of one push
+_CHUNK = 1024 * 1024
+_UNPACKED = frozenset({mt.OCI_LAYER, mt.DOCKER_LAYER})
+
+SCHEMA = Schema(
+    "packed_layers",
+    (
+        """CREATE TABLE packed_layers (diff_id TEXT NOT NULL, kind TEXT NOT NULL, digest TEXT NOT NULL,
+            size INTEGER NOT NULL, PRIMARY KEY (diff_id, kind)) STRICT""",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a registry has now: `reference` with its tag, `digest` and `size` of the manifest."""
+
+    reference: Reference
+    digest: Digest
+    size: int
+
+
+class Pusher:
+    """Pushes images of one node. Safe to use from several threads and processes at once."""
+
+    def __init__(
+        self, images: ImageStore, content: ContentStore, registries: Registries, db: Database
+    ) -> None:
+        self._images = images
+        self._content = content
+        self._registries = registries
+        self._packed = PackedLayers(db)
+
+    def roots(self) -> list[Digest]:
+        """Return the blobs that were packed for a push and are kept for the next; a root of garbage collection."""
+        return self._packed.digests()
+
+    def push(
+        self,
+        image: str,
+        reference: Reference | None = None,
+        *,
+        compression: Compression | None = None,
+        settings: RegistrySettings | None = None,
+        credentials: Credentials | None = None,
+        report: Reporter = silent,
+        cancel: CancelToken | None = None,
+    ) -> Pushed:
+        """Push `image` (a name or id of this node) as `reference`, or under its own name.
+
+        `compression` packs the layers anew where they are packed otherwise; without it only unpacked ones are, with gzip.
+        Raises `ImageNotFound`, `BadReference`, `AccessRefused`, `Untrusted`, `RegistryError`, `Cancelled`.
+        """
+        found = self._images.resolve(image)
+        target = reference or parse_reference(image)
+        if target.digest is not None:
+            raise BadReference(f"a push needs a tag, not a digest: {target.familiar()}", hint="push name:tag")
+        linked = LinkedToken(cancel or CancelToken())
+        opened = self._registries.open(
+            target.domain, settings=settings, credentials=credentials, cancel=linked
+        )
+        with opened as client, self._content.lease(f"push {target.path}") as lease:
+            work = _Push(
+                found,
+                target,
+                compression,
+                self._content,
+                self._packed,
+                client,
+                LayerReports(report),
+                linked,
+                lease,
+            )
+            pushed = work.run(lambda digest: self._repositories_with(digest, target))
+        digest_reference = replace(target, tag="", digest=pushed.digest)
+        if str(digest_reference) not in found.repo_digests:
+            self._images.add_repo_digest(found.id, digest_reference)
+        return pushed
+
+    def _repositories_with(self, digest: Digest, target: Reference) -> list[str]:
+        """Return the paths of other repositories of the same registry that are known to have a blob."""
+        rows = self._images.db.read().execute(
+            """SELECT DISTINCT d.repository FROM image_digests d JOIN image_layers l ON l.image = d.image
+            WHERE l.digest = ? AND d.repository LIKE ? ORDER BY 1 LIMIT 3""",
+            (digest, f"{target.domain}/%"),
+        )
+        paths = [row["repository"].removeprefix(f"{target.domain}/") for row in rows]
+        return [path for path in paths if path != target.path]
+
+
+class PackedLayers:
+    """Which blob a layer became when it was packed for a push."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def get(self, diff_id: Digest, kind: Compression) -> Descriptor | None:
+        query = "SELECT digest, size FROM packed_layers WHERE diff_id = ? AND kind = ?"
+        row = self._db.read().execute(query, (diff_id, kind)).fetchone()
+        return Descriptor(layer_media_type(kind), row["digest"], row["size"]) if row else None
+
+    def put(self, diff_id: Digest, kind: Compression, blob: Descriptor) -> None:
+        with self._db.transaction() as connection:
+            values = (diff_id, kind, blob.digest, blob.size)
+            connection.execute("INSERT OR REPLACE INTO packed_layers VALUES (?, ?, ?, ?)", values)
+
+    def digests(self) -> list[Digest]:
+        """Return the blobs of layers that some image still has; the others are forgotten."""
+        with self._db.transaction() as connection:
+            connection.execute(
+                "DELETE FROM packed_layers WHERE diff_id NOT IN (SELECT diff_id FROM image_layers)"
+            )
+            return [row["digest"] for row in connection.execute("SELECT digest FROM packed_layers")]
+
+
+class _Push:
+    """One push."""
+
+    def __init__(
+        self,
+        image: Image,
+        target: Reference,
+        compression: Compression | None,
+        content: ContentStore,
+        packed: PackedLayers,
+        client: RegistryClient,
+        reports: LayerReports,
+        cancel: CancelToken,
+        lease: Lease,
+    ) -> None:
+        self._image = image
+        self._target = target
+        self._compression = compression
+        self._content = content
+        self._packed = packed
+        self._client = client
+        self._reports = reports
+        self._cancel = cancel
+        self._lease = lease
+
+    def run(self, repositories_with: Callable[[Digest], list[str]]) -> Pushed:
+        self._lease.add(self._image.manifest.digest, self._image.id)
+        self._lease.add(*(layer.descriptor.digest for layer in self._image.layers))
+        blobs: list[Descriptor | None] = [self._known_blob(layer) for layer in self._image.layers]
+        if None not in blobs:
+            document = self._document([blob for blob in blobs if blob])
+            head = self._client.head_manifest(self._target.path, self._target.target)
+            if head is not None and head.digest == document.digest:
+                return self._nothing_to_do(document)
+        blobs = self._send_layers(blobs, repositories_with)
+        document = self._document([blob for blob in blobs if blob])
+        config = Descriptor(mt.OCI_CONFIG, self._image.id, self._content.size(self._image.id))
+        self._send_blob(config, [], lambda status, current: None)
+        self._client.put_manifest(self._target.path, self._target.target, document)
+        self._reports.note(f"{self._target.tag}: digest: {document.digest} size: {len(document.data)}")
+        return Pushed(self._target, document.digest, len(document.data))
+
+    def _nothing_to_do(self, document: Document) -> Pushed:
+        for layer in self._image.layers:
+            blob = layer.descriptor
+            self._reports.layer(short(blob.digest), "exists", blob.size, blob.size)
+        self._reports.note(f"{self._target.tag}: digest: {document.digest} size: {len(document.data)}")
+        return Pushed(self._target, document.digest, len(document.data))
+
+    # -- what goes ----------------------------------------------------------------------------------
+
+    def _wanted_kind(self, layer: ImageLayer) -> Compression | None:
+        """Return how a layer must be packed before it goes, None where it goes as it is."""
+        media_type = layer.descriptor.media_type
+        if self._compression is None:
+            return Compression.GZIP if media_type in _UNPACKED else None
+        return None if media_type == layer_media_type(self._compression) else self._compression
+
+    def _known_blob(self, layer: ImageLayer) -> Descriptor | None:
+        """Return the blob that goes for a layer, None where it must be packed first."""
+        kind = self._wanted_kind(layer)
+        if kind is None:
+            return layer.descriptor
+        blob = self._packed.get(layer.diff_id, kind)
+        if blob is None:
+            return None
+        self._lease.add(blob.digest)
+        return blob if self._content.has(blob.digest) else None
+
+    def _document(self, blobs: list[Descriptor]) -> Document:
+        """Return the manifest for these layers: the image's own bytes where nothing was packed anew."""
+        data = self._content.read(self._image.manifest.digest)
+        manifest = parse_manifest(data, self._image.manifest.media_type)
+        if tuple(blobs) != tuple(layer.descriptor for layer in self._image.layers):
+            config = replace(manifest.config, media_type=mt.OCI_CONFIG)
+            manifest = replace(manifest, layers=tuple(blobs), config=config, media_type=mt.OCI_MANIFEST)
+            data = manifest.to_bytes()
+        return Document(manifest.media_type, digest_bytes(data), data)
+
+    # -- sending ------------------------------------------------------------------------------------
+
+    def _send_layers(
+        self, blobs: list[Descriptor | None], repositories_with: Callable[[Digest], list[str]]
+    ) -> list[Descriptor | None]:
+        """Send all layers, several at once; return their blobs. The first failure ends the others."""
+        for layer in self._image.layers:
+            self._reports.layer(short(layer.descriptor.digest), "waiting", 0, layer.descriptor.size)
+        sent: dict[Digest, Descriptor] = {}
+
+        def send(layer: ImageLayer, blob: Descriptor | None) -> None:
+            sent[layer.diff_id] = self._send_layer(layer, blob, repositories_with)
+
+        with ThreadPoolExecutor(AT_ONCE, "push") as executor:
+            unique = {
+                layer.diff_id: (layer, blob) for layer, blob in zip(self._image.layers, blobs, strict=True)
+            }
+            futures = [executor.submit(send, layer, blob) for layer, blob in unique.values()]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            failed = next((future for future in done if future.exception() is not None), None)
+            if failed is not None:
+                self._cancel.cancel()
+                executor.shutdown(cancel_futures=True)
+                failed.result()
+        return [sent[layer.diff_id] for layer in self._image.layers]
+
+    def _send_layer(
+        self, layer: ImageLayer, blob: Descriptor | None, repositories_with: Callable[[Digest], list[str]]
+    ) -> Descriptor:
+        name = short(layer.descriptor.digest)
+        total = blob.size if blob else 0
+
+        def tell(status: str, current: int) -> None:
+            self._reports.layer(name, status, current, total or current)
+
+        if blob is None:
+            return self._pack_and_send(layer, tell)
+        if blob.media_type in mt.FOREIGN_LAYERS and not self._content.has(blob.digest):
+            tell("exists", blob.size)  # its manifest says where it is
+            return blob
+        self._send_blob(blob, repositories_with(blob.digest), tell)
+        return blob
+
+    def _send_blob(self, blob: Descriptor, others: list[str], tell: Callable[[str, int], None]) -> None:
+        if has_blob(self._client, self._target.path, blob.digest):
+            return tell("exists", blob.size)
+        source = _StoredSource(self._content, blob)
+        upload = Upload(self._client, self._target.path, source, lambda offset: tell("uploading", offset))
+        try:
+            mounted = upload.run(blob.digest if others else None, others[0] if others else "")
+        except RegistryError as error:
+            if error.status == 400 and not self._content.verify(blob.digest):
+                raise Corrupt(
+                    f"blob {blob.digest} is damaged on disk", hint="pull or build the image again"
+                ) from error
+            raise
+        return tell("mounted" if mounted else "done", blob.size)
+
+    def _pack_and_send(self, layer: ImageLayer, tell: Callable[[str, int], None]) -> Descriptor:
+        kind = self._wanted_kind(layer)
+        assert kind is not None
+        with _PackedSource(self._content, layer, kind, self._lease, self._cancel) as source:
+            source.on_read = lambda offset: tell("uploading", offset)
+            Upload(self._client, self._target.path, source, lambda offset: tell("uploading", offset)).run()
+            digest, size = source.wait()
+        blob = Descriptor(layer_media_type(kind), digest, size)
+        self._content.sync()
+        self._packed.put(layer.diff_id, kind, blob)
+        tell("done", size)
+        return blob
+
+
+class _StoredSource:
+    """A blob of the content store as it goes to a registry."""
+
+    def __init__(self, content: ContentStore, blob: Descriptor) -> None:
+        self._content = content
+        self._blob = blob
+
+    @property
+    def size(self) -> int | None:
+        return self._blob.size
+
+    def open(self) -> BinaryIO:
+        try:
+            return self._content.open(self._blob.digest)
+        except NotFound as error:
+            raise NotFound(
+                f"blob {self._blob.digest} is not on this node", hint="pull or build the image again"
+            ) from error
+
+    def pieces(self, offset: int) -> Iterator[bytes]:
+        with self.open() as file:
+            file.seek(offset)
+            while chunk := file.read(_CHUNK):
+                yield chunk
+
+    def wait(self) -> tuple[Digest, int]:
+        return self._blob.digest, self._blob.size
+
+
+class _PackedSource:
+    """A layer that is packed by a thread while it goes to a registry. The end of the `with` block ends the thread."""
+
+    def __init__(
+        self, content: ContentStore, layer: ImageLayer, kind: Compression, lease: Lease, cancel: CancelToken
+    ) -> None:
+        self._content = content
+        self._layer = layer
+        self._kind = kind
+        self._lease = lease
+        self._cancel = LinkedToken(cancel)
+        self._growing = Growing(self._cancel.check)
+        self._blob: tuple[Digest, int] | None = None
+        self._thread = threading.Thread(target=self._pack, name="pack", daemon=True)
+        self.on_read: Callable[[int], None] = lambda offset: None
+
+    @property
+    def size(self) -> int | None:
+        return self._blob[1] if self._blob else None
+
+    def open(self) -> BinaryIO:
+        return self._content.open(self.wait()[0])
+
+    def pieces(self, offset: int) -> Iterator[bytes]:
+        reader = self._growing.reader()
+        try:
+            reader.offset = offset
+            while chunk := reader.read(_CHUNK):
+                yield chunk
+                self.on_read(reader.offset)
+        finally:
+            reader.close()
+
+    def wait(self) -> tuple[Digest, int]:
+        self._growing.settle()
+        assert self._blob is not None
+        return self._blob
+
+    def __enter__(self) -> _PackedSource:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cancel.cancel()
+        self._thread.join()
+
+    def _pack(self) -> None:
+        try:
+            self._store()
+        except BaseException as error:  # raised where the bytes are read
+            self._growing.fail(error)
+
+    def _store(self) -> None:
+        # the key gives the writer's file a name, so that it can be read while it grows; nobody resumes it
+        key = f"pack {self._layer.diff_id} {self._kind} {os.getpid()} {threading.get_native_id()}"
+        with self._content.writer(resume_key=key) as writer, ExitStack() as undo:
+            undo.callback(writer.cut)
+            writer.restart()
+            self._growing.begin(self._content.ingest_path(key), 0)
+            self._fill(writer)
+            self._lease.add(writer.digest())
+            self._blob = writer.commit(sync=False)
+            undo.pop_all()
+        self._growing.finish()
+
+    def _fill(self, writer: BlobWriter) -> None:
+        packer = compressor(writer, self._kind)
+        with self._content.open(self._layer.descriptor.digest) as blob:
+            stream = open_any(blob)
+            while chunk := stream.read(_CHUNK):
+                self._cancel.check()
+                packer.write(chunk)
+                self._growing.grow(writer.offset)
+        packer.close()
+        self._growing.grow(writer.offset)
