@@ -45,7 +45,10 @@ def user_json(user: User) -> dict[str, Any]:
         "username": user.username,
         "display_name": user.display_name,
         "role": user.role,
-        "rights": {right: getattr(user, f"right_{right}") for right in ("host_mounts", "privileged", "host_namespaces", "devices")},
+        "rights": {
+            right: getattr(user, f"right_{right}")
+            for right in ("host_mounts", "privileged", "host_namespaces", "devices")
+        },
         "is_active": user.is_active,
         "unix_uid": user.unix_uid,
         "created_at": user.created_at,

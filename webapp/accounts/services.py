@@ -50,7 +50,9 @@ def sign_in(request: HttpRequest, username: str, password: str) -> User:
         raise NotSignedIn(
             "user name or password is wrong",
             code="wrong_password",
-            hint=f"{left} tries left, then wait {WINDOW.seconds // 60} min" if left else f"wait {WINDOW.seconds // 60} min",
+            hint=f"{left} tries left, then wait {WINDOW.seconds // 60} min"
+            if left
+            else f"wait {WINDOW.seconds // 60} min",
             tries_left=left,
         )
     with transaction.atomic():
@@ -60,7 +62,12 @@ def sign_in(request: HttpRequest, username: str, password: str) -> User:
         user.last_login = timezone.now()
         user.save(update_fields=["last_login"])
         SignInFailure.objects.filter(username=username, address=actor.address).delete()
-        audit.record(Actor(user=user, face=actor.face, address=actor.address), "session.open", target_type="user", target=username)
+        audit.record(
+            Actor(user=user, face=actor.face, address=actor.address),
+            "session.open",
+            target_type="user",
+            target=username,
+        )
     rotate_token(request)
     return user
 
@@ -130,7 +137,8 @@ def user_create(
     _need_admin(actor, "user.create", username)
     if not _USERNAME.match(username):
         raise Invalid(
-            f"{username[:64]!r} is no user name", fields={"username": ["lower-case letters, digits, dot, dash, underscore"]}
+            f"{username[:64]!r} is no user name",
+            fields={"username": ["lower-case letters, digits, dot, dash, underscore"]},
         )
     user = User(username=username, role=_role(role), display_name=display_name[:100], unix_uid=unix_uid)
     _set_rights(user, rights or {})
@@ -141,7 +149,9 @@ def user_create(
         _check_uid(user)
         user.save(force_insert=True)
         body = {"role": user.role, "display_name": user.display_name, "rights": rights or {}}
-        audit.record(actor, "user.create", target_type="user", target_id=str(user.pk), target=username, body=body)
+        audit.record(
+            actor, "user.create", target_type="user", target_id=str(user.pk), target=username, body=body
+        )
     return user
 
 
@@ -170,7 +180,14 @@ def user_update(actor: Actor, user: User, changes: dict[str, Any]) -> User:
         if "password" in changes or before != (user.role, user.rights, user.is_active):
             user.sessions_valid_after = timezone.now()
         user.save()
-        audit.record(actor, "user.update", target_type="user", target_id=str(user.pk), target=user.username, body=changes)
+        audit.record(
+            actor,
+            "user.update",
+            target_type="user",
+            target_id=str(user.pk),
+            target=user.username,
+            body=changes,
+        )
         transaction.on_commit(wake.logins_changed)
     return user
 
@@ -183,7 +200,14 @@ def profile_update(actor: Actor, changes: dict[str, Any]) -> User:
     user.display_name = str(changes.get("display_name", ""))[:100]
     with transaction.atomic():
         user.save(update_fields=["display_name"])
-        audit.record(actor, "user.update", target_type="user", target_id=str(user.pk), target=user.username, body=changes)
+        audit.record(
+            actor,
+            "user.update",
+            target_type="user",
+            target_id=str(user.pk),
+            target=user.username,
+            body=changes,
+        )
     return user
 
 
@@ -219,7 +243,14 @@ def ensure_admin(password: str = "") -> str | None:
         user.password = make_password(chosen)
         user.sessions_valid_after = timezone.now()
         user.save()
-        audit.record(SYSTEM, "user.create", target_type="user", target_id=str(user.pk), target="admin", body={"role": "admin"})
+        audit.record(
+            SYSTEM,
+            "user.create",
+            target_type="user",
+            target_id=str(user.pk),
+            target="admin",
+            body={"role": "admin"},
+        )
     return chosen
 
 
@@ -227,7 +258,9 @@ def _set_password(user: User, password: str) -> None:
     try:
         validate_password(password, user)
     except ValidationError as error:
-        raise Invalid(" ".join(error.messages).rstrip(".").lower(), fields={"password": error.messages}) from error
+        raise Invalid(
+            " ".join(error.messages).rstrip(".").lower(), fields={"password": error.messages}
+        ) from error
     user.password = make_password(password)
 
 
@@ -247,7 +280,11 @@ def _role(text: Any) -> str:
 def _check_uid(user: User) -> None:
     if user.unix_uid is None:
         return
-    if not isinstance(user.unix_uid, int) or isinstance(user.unix_uid, bool) or not 0 <= user.unix_uid < 2**32:
+    if (
+        not isinstance(user.unix_uid, int)
+        or isinstance(user.unix_uid, bool)
+        or not 0 <= user.unix_uid < 2**32
+    ):
         raise Invalid("a uid is a number from 0 to 4294967295", fields={"unix_uid": ["no uid"]})
     if User.objects.filter(unix_uid=user.unix_uid).exclude(pk=user.pk).exists():
         raise Conflict(f"uid {user.unix_uid} belongs to another user", code="already_exists")
@@ -278,7 +315,12 @@ def _self(actor: Actor) -> User:
 
 
 def token_create(
-    actor: Actor, *, name: str, scope: str = Scope.OPERATE, user: User | None = None, expires_at: datetime | None = None
+    actor: Actor,
+    *,
+    name: str,
+    scope: str = Scope.OPERATE,
+    user: User | None = None,
+    expires_at: datetime | None = None,
 ) -> tuple[Token, str]:
     """Make a token for `user` (default: the actor); return it and the secret, which is shown this once.
 
@@ -289,7 +331,10 @@ def token_create(
         raise Invalid(f"no scope {scope[:20]!r}", fields={"scope": [f"one of {', '.join(Scope.values)}"]})
     if not actor.can(Permission.SELF) or (actor.user != user and not actor.is_admin):
         audit.refuse(actor, "token.create", "may not make tokens", target=user.username, target_type="user")
-        error = Denied("this token may not make tokens" if actor.token else "you may not make tokens for others", needs="self")
+        error = Denied(
+            "this token may not make tokens" if actor.token else "you may not make tokens for others",
+            needs="self",
+        )
         error.recorded = True  # type: ignore[attr-defined]
         raise error
     if expires_at is not None and expires_at <= timezone.now():
@@ -311,8 +356,19 @@ def token_create(
     )
     with transaction.atomic():
         token.save(force_insert=True)
-        body = {"name": token.name, "scope": scope, "expires_at": expires_at.isoformat() if expires_at else None}
-        audit.record(actor, "token.create", target_type="token", target_id=str(token.pk), target=f"{user.username}: {token}", body=body)
+        body = {
+            "name": token.name,
+            "scope": scope,
+            "expires_at": expires_at.isoformat() if expires_at else None,
+        }
+        audit.record(
+            actor,
+            "token.create",
+            target_type="token",
+            target_id=str(token.pk),
+            target=f"{user.username}: {token}",
+            body=body,
+        )
     return token, secret
 
 
@@ -320,8 +376,16 @@ def token_revoke(actor: Actor, token: Token) -> Token:
     """End a token and those made with it; their live connections are closed within seconds."""
     ended = _with_children(token)
     with transaction.atomic():
-        Token.objects.filter(pk__in=[item.pk for item in ended], revoked_at=None).update(revoked_at=timezone.now())
-        audit.record(actor, "token.revoke", target_type="token", target_id=str(token.pk), target=f"{token.user.username}: {token}")
+        Token.objects.filter(pk__in=[item.pk for item in ended], revoked_at=None).update(
+            revoked_at=timezone.now()
+        )
+        audit.record(
+            actor,
+            "token.revoke",
+            target_type="token",
+            target_id=str(token.pk),
+            target=f"{token.user.username}: {token}",
+        )
         transaction.on_commit(wake.logins_changed)
     token.refresh_from_db()
     return token
@@ -333,4 +397,3 @@ def _with_children(token: Token) -> list[Token]:
         waiting = list(Token.objects.filter(parent__in=waiting).exclude(pk__in=[item.pk for item in found]))
         found += waiting
     return found
-

@@ -1,5 +1,11 @@
-"""REST endpoints of this app, below /api/v1/."""
+"""The API's own description, below /api/v1/."""
 
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from webapp.api import apis
+
+urlpatterns = [
+    path("schema/", apis.SchemaView.as_view(), name="api-schema"),
+    path("docs/", apis.docs_page, name="api-docs"),
+    path("health/", apis.HealthView.as_view(), name="api-health"),
+]

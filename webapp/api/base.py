@@ -25,7 +25,7 @@ from webapp.core.routes import Route
 from webapp.operations import selectors as operations
 from webapp.operations import services
 from webapp.operations.models import Operation, Status
-from webapp.operations.waiting import Wait
+from webapp.operations.waiting import wait_then
 
 WAIT_MAX_S = 300
 KEY_MAX = 200
@@ -125,7 +125,9 @@ class WharfingerView(APIView):
         response = Response({"operation": operations.brief(operation), **more}, status=202)
         response["Location"] = operation.url
         if seconds > 0:
-            response.wf_wait = Wait(operation.id, seconds, lambda ended: self._final(ended, finish))  # type: ignore[attr-defined]
+            response.wf_later = wait_then(  # type: ignore[attr-defined]
+                operation.id, seconds, lambda ended: self._final(ended, finish), response
+            )
         return response
 
     def _final(self, operation: Operation, finish: Callable[[Operation], tuple[int, Any]]) -> HttpResponse:

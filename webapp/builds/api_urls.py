@@ -1,5 +1,11 @@
-"""REST endpoints of this app, below /api/v1/."""
+"""REST endpoints of builds, below /api/v1/."""
 
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from webapp.builds import apis
+
+urlpatterns = [
+    path("builds/", apis.BuildsView.as_view(), name="api-builds"),
+    path("builds/<str:ref>/", apis.BuildView.as_view(), name="api-build"),
+    path("builds/<str:ref>/log/", apis.BuildLogView.as_view()),
+]

@@ -18,6 +18,8 @@ def operation_ended(operation: Operation) -> None:
     build.plan = result.get("plan") or result.get("stages") or build.plan
     build.advice = result.get("advice") or []
     build.image_id = result.get("image_id") or ""
-    image = Image.objects.filter(node=operation.node, image_id=build.image_id).first() if build.image_id else None
+    image = (
+        Image.objects.filter(node=operation.node, image_id=build.image_id).first() if build.image_id else None
+    )
     build.size_bytes = image.size_bytes if image else 0
     build.save(update_fields=["steps", "plan", "advice", "image_id", "size_bytes"])

@@ -50,7 +50,11 @@ class BuildWish:
 
 
 def build_create(
-    actor: Actor, wish: BuildWish, *, node: Node | None = None, credentials: list[RegistryAccess] | None = None
+    actor: Actor,
+    wish: BuildWish,
+    *,
+    node: Node | None = None,
+    credentials: list[RegistryAccess] | None = None,
 ) -> tuple[Build, Operation]:
     """Begin a build. Raises `Invalid` for what can never be built, `Denied` when a right is missing."""
     operations.replay(actor)
@@ -59,7 +63,11 @@ def build_create(
     rights = judge_build(actor, title, network_mode=wish.network_mode, dockerfile=wish.dockerfile)
     access = registries(actor, None)
     for given in credentials or []:
-        access = registries(actor, None, given) if len(credentials or []) == 1 else [given, *[a for a in access if a.host != given.host]]
+        access = (
+            registries(actor, None, given)
+            if len(credentials or []) == 1
+            else [given, *[a for a in access if a.host != given.host]]
+        )
     contract = BuildRun(
         context=wish.context,
         dockerfile=wish.dockerfile,
@@ -105,13 +113,18 @@ def build_create(
 
 def _check(wish: BuildWish) -> list[Any]:
     if not wish.dockerfile.strip() and not wish.context:
-        raise Invalid("there is nothing to build", fields={"dockerfile": ["missing"]}, hint="give a Dockerfile, or a context with one")
+        raise Invalid(
+            "there is nothing to build",
+            fields={"dockerfile": ["missing"]},
+            hint="give a Dockerfile, or a context with one",
+        )
     if len(wish.dockerfile.encode()) > MAX_DOCKERFILE_BYTES:
         raise Invalid("the Dockerfile is longer than 1 MiB", fields={"dockerfile": ["too long"]})
     path = wish.dockerfile_path
     if path.startswith("/") or ".." in path.split("/") or "\0" in path or not path:
         raise Invalid(
-            f"the Dockerfile's path {path[:100]!r} leads out of the context", fields={"dockerfile_path": ["not inside the context"]}
+            f"the Dockerfile's path {path[:100]!r} leads out of the context",
+            fields={"dockerfile_path": ["not inside the context"]},
         )
     if len(wish.tags) > MAX_TAGS:
         raise Invalid(f"at most {MAX_TAGS} names", fields={"tags": ["too many"]})
@@ -150,8 +163,15 @@ def build_again(actor: Actor, build: Build) -> tuple[Build, Operation]:
 
 
 def build_cache_prune(
-    actor: Actor, *, keep_bytes: int = 0, older_than_s: float = 0.0, all: bool = False, node: Node | None = None
+    actor: Actor,
+    *,
+    keep_bytes: int = 0,
+    older_than_s: float = 0.0,
+    all: bool = False,
+    node: Node | None = None,
 ) -> Operation:
     """Forget cached build steps."""
     contract = BuildCachePrune(keep_bytes=keep_bytes, older_than_s=older_than_s, all=all)
-    return operations.submit(actor, contract, node=node or default_node(), target=Target("build", "", "build cache"))
+    return operations.submit(
+        actor, contract, node=node or default_node(), target=Target("build", "", "build cache")
+    )

@@ -45,4 +45,8 @@ def _target(path: str, text: str) -> str:
 
 
 def _bad(text: str, why: str) -> Invalid:
-    return Invalid(f"mount {text[:200]!r}: {why}", fields={"mounts": [why]}, hint="like data:/var/lib/data or /srv/www:/www:ro")
+    return Invalid(
+        f"mount {text[:200]!r}: {why}",
+        fields={"mounts": [why]},
+        hint="like data:/var/lib/data or /srv/www:/www:ro",
+    )

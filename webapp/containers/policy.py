@@ -30,13 +30,22 @@ def rights_for_spec(spec: dict[str, Any]) -> dict[str, str]:
     if spec.get("annotations"):
         needed.setdefault(policy.PRIVILEGED, "gives annotations to the runtime")
     for other in _shared_with(spec):
-        needed.update({right: f"shares with {other.name}, which {reason}" for right, reason in _of_container(other).items()})
+        needed.update(
+            {
+                right: f"shares with {other.name}, which {reason}"
+                for right, reason in _of_container(other).items()
+            }
+        )
     return needed
 
 
 def _shared_with(spec: dict[str, Any]) -> list[Container]:
     """Return the containers whose namespaces or mounts a spec asks to share."""
-    refs = [str(spec.get(name) or "").removeprefix("container:") for name in _JOINABLE if str(spec.get(name)).startswith("container:")]
+    refs = [
+        str(spec.get(name) or "").removeprefix("container:")
+        for name in _JOINABLE
+        if str(spec.get(name)).startswith("container:")
+    ]
     refs += [str(item).partition(":")[0] for item in spec.get("volumes_from") or []]
     return [found for ref in refs if (found := _find(ref)) is not None]
 
@@ -50,7 +59,9 @@ def _of_container(container: Container) -> dict[str, str]:
     return policy.rights_of_spec(container.record.get("spec") or {})
 
 
-def require(actor: Actor, needed: dict[str, str], *, action: str, target: str, body: dict[str, Any] | None = None) -> list[str]:
+def require(
+    actor: Actor, needed: dict[str, str], *, action: str, target: str, body: dict[str, Any] | None = None
+) -> list[str]:
     """Return the actor's rights (for the contract) if they cover what is `needed`; else write the refusal and raise `Denied`."""
     granted = [right.value for right in actor.rights]
     lacking = policy.missing(needed, granted)
@@ -59,13 +70,24 @@ def require(actor: Actor, needed: dict[str, str], *, action: str, target: str, b
     right, reason = next(iter(lacking.items()))
     detail = f"the request {reason}; this needs the right {right!r}"
     audit.refuse(actor, action, detail, target=target, target_type=action.partition(".")[0], body=body)
-    error = Denied(detail, needs=right, rights=sorted(lacking), hint="an admin can give you this right, or make the request")
+    error = Denied(
+        detail,
+        needs=right,
+        rights=sorted(lacking),
+        hint="an admin can give you this right, or make the request",
+    )
     error.recorded = True  # type: ignore[attr-defined]
     raise error
 
 
 def judge_spec(actor: Actor, spec: dict[str, Any]) -> list[str]:
-    return require(actor, rights_for_spec(spec), action="container.create", target=spec.get("name") or spec["image"], body=spec)
+    return require(
+        actor,
+        rights_for_spec(spec),
+        action="container.create",
+        target=spec.get("name") or spec["image"],
+        body=spec,
+    )
 
 
 def judge_update(actor: Actor, container: Container, resources: dict[str, Any]) -> list[str]:
@@ -87,5 +109,3 @@ def judge_volume(actor: Actor, name: str, options: dict[str, Any]) -> list[str]:
 
 def judge_build(actor: Actor, target: str, *, network_mode: str, dockerfile: str) -> list[str]:
     return require(actor, policy.rights_of_build(network_mode, dockerfile), action="build.run", target=target)
-
-

@@ -59,10 +59,18 @@ def _range(text: str, whole: str, *, zero: bool = False) -> tuple[int, int]:
 
 
 def _port(container: int, protocol: str, address: str, host: int, host_end: int) -> dict[str, Any]:
-    return {"container_port": container, "protocol": protocol, "host_ip": address, "host_port": host, "host_port_end": host_end}
+    return {
+        "container_port": container,
+        "protocol": protocol,
+        "host_ip": address,
+        "host_port": host,
+        "host_port_end": host_end,
+    }
 
 
 def _bad(text: str, why: str) -> Invalid:
     return Invalid(
-        f"port {text[:100]!r}: {why}", fields={"ports": [why]}, hint="like 8080:80, 127.0.0.1:8080:80 or 8080:80/udp"
+        f"port {text[:100]!r}: {why}",
+        fields={"ports": [why]},
+        hint="like 8080:80, 127.0.0.1:8080:80 or 8080:80/udp",
     )

@@ -31,7 +31,13 @@ def target_of(container: Container) -> Target:
 
 
 def container_create(
-    actor: Actor, data: dict[str, Any], *, node: Node | None = None, start: bool = True, pull: str = "missing", platform: str = ""
+    actor: Actor,
+    data: dict[str, Any],
+    *,
+    node: Node | None = None,
+    start: bool = True,
+    pull: str = "missing",
+    platform: str = "",
 ) -> tuple[Container, Operation]:
     """Make a container (and start it). `data` are the fields of `POST /containers/`; see `spec.compile_spec`.
 
@@ -54,7 +60,10 @@ def container_create(
             image=spec["image"],
             status=Status.CREATING,
             created_by=actor.user,
-            summary={"labels": spec["labels"], "networks": [{"name": item["name"]} for item in spec["networks"]]},
+            summary={
+                "labels": spec["labels"],
+                "networks": [{"name": item["name"]} for item in spec["networks"]],
+            },
         )
         contract = contracts.ContainerCreate(
             id=container.id,
@@ -66,7 +75,11 @@ def container_create(
             registries=access_for(actor, [image.domain]) if image else [],
         )
         operation = operations.submit(
-            actor, contract, node=node, target=target_of(container), body={**spec, "start": start, "pull": pull}
+            actor,
+            contract,
+            node=node,
+            target=target_of(container),
+            body={**spec, "start": start, "pull": pull},
         )
     return container, operation
 
@@ -109,19 +122,31 @@ def container_start(actor: Actor, container: Container) -> Operation:
     return _verb(actor, container, contracts.ContainerStart(container=container.id))
 
 
-def container_stop(actor: Actor, container: Container, *, timeout_s: float | None = None, signal: str = "") -> Operation:
+def container_stop(
+    actor: Actor, container: Container, *, timeout_s: float | None = None, signal: str = ""
+) -> Operation:
     """Send the stop signal, wait, then kill. None: the container's own grace time."""
-    contract = contracts.ContainerStop(container=container.id, timeout_s=_grace(timeout_s), signal=signal_name(signal))
+    contract = contracts.ContainerStop(
+        container=container.id, timeout_s=_grace(timeout_s), signal=signal_name(signal)
+    )
     return _verb(actor, container, contract)
 
 
-def container_restart(actor: Actor, container: Container, *, timeout_s: float | None = None, signal: str = "") -> Operation:
-    contract = contracts.ContainerRestart(container=container.id, timeout_s=_grace(timeout_s), signal=signal_name(signal))
+def container_restart(
+    actor: Actor, container: Container, *, timeout_s: float | None = None, signal: str = ""
+) -> Operation:
+    contract = contracts.ContainerRestart(
+        container=container.id, timeout_s=_grace(timeout_s), signal=signal_name(signal)
+    )
     return _verb(actor, container, contract)
 
 
 def container_kill(actor: Actor, container: Container, *, signal: str = "SIGKILL") -> Operation:
-    return _verb(actor, container, contracts.ContainerKill(container=container.id, signal=signal_name(signal) or "SIGKILL"))
+    return _verb(
+        actor,
+        container,
+        contracts.ContainerKill(container=container.id, signal=signal_name(signal) or "SIGKILL"),
+    )
 
 
 def container_pause(actor: Actor, container: Container) -> Operation:
@@ -136,7 +161,10 @@ def container_rename(actor: Actor, container: Container, name: str) -> Operation
     """Give a container another name."""
     name = name.removeprefix("/")
     if not is_name(name):
-        raise Invalid(f"{name[:60]!r} is no name for a container", fields={"name": ["letters, digits, dot, dash, underscore"]})
+        raise Invalid(
+            f"{name[:60]!r} is no name for a container",
+            fields={"name": ["letters, digits, dot, dash, underscore"]},
+        )
     if Container.objects.filter(node=container.node, name=name).exclude(pk=container.pk).exists():
         raise Conflict(f"the name {name!r} is taken", code="already_exists", hint="choose another name")
     return _verb(actor, container, contracts.ContainerRename(container=container.id, name=name))
@@ -152,11 +180,15 @@ def container_update(
     limits = resources_of({"resources": wanted})
     rights = policy.judge_update(actor, container, limits)
     policy_of_restart = restart_of(restart) if restart is not None else None
-    contract = contracts.ContainerUpdate(container=container.id, resources=limits, restart=policy_of_restart, rights=rights)
+    contract = contracts.ContainerUpdate(
+        container=container.id, resources=limits, restart=policy_of_restart, rights=rights
+    )
     return _verb(actor, container, contract)
 
 
-def container_remove(actor: Actor, container: Container, *, force: bool = False, volumes: bool = False) -> Operation:
+def container_remove(
+    actor: Actor, container: Container, *, force: bool = False, volumes: bool = False
+) -> Operation:
     """Remove a container; a living one only with `force`. `volumes` removes its anonymous volumes too."""
     state = container.state
     if not force and not state.can_remove and state is not Status.REMOVING:
@@ -169,10 +201,14 @@ def container_remove(actor: Actor, container: Container, *, force: bool = False,
     return _verb(actor, container, contract)
 
 
-def container_prune(actor: Actor, node: Node | None = None, *, older_than_s: float = 0.0, labels: list[str] | None = None) -> Operation:
+def container_prune(
+    actor: Actor, node: Node | None = None, *, older_than_s: float = 0.0, labels: list[str] | None = None
+) -> Operation:
     """Remove all stopped containers of a node."""
     contract = contracts.ContainerPrune(older_than_s=older_than_s, labels=labels or [])
-    return operations.submit(actor, contract, node=node or default_node(), target=Target("container", "", "stopped containers"))
+    return operations.submit(
+        actor, contract, node=node or default_node(), target=Target("container", "", "stopped containers")
+    )
 
 
 def signal_name(text: str | int) -> str:
@@ -213,7 +249,9 @@ def container_exec(
     if not command or not all(isinstance(word, str) for word in command):
         raise Invalid("say which command to run", fields={"command": ["a list of words"]})
     if not container.state.can_exec:
-        raise Conflict(f"container {container.name} is {container.status}", code="wrong_state", hint="start it first")
+        raise Conflict(
+            f"container {container.name} is {container.status}", code="wrong_state", hint="start it first"
+        )
     rights = policy.judge_exec(actor, container, privileged=privileged)
     variables = {name: value or "" for name, value in env_of(env).items()}
     exec_id = new_container_id()
@@ -255,7 +293,13 @@ def container_commit(
 
 
 def container_files_put(
-    actor: Actor, container: Container, path: str, spool_id: str, *, no_overwrite_dir_non_dir: bool = False, copy_uid_gid: bool = False
+    actor: Actor,
+    container: Container,
+    path: str,
+    spool_id: str,
+    *,
+    no_overwrite_dir_non_dir: bool = False,
+    copy_uid_gid: bool = False,
 ) -> Operation:
     """Unpack a spooled tar in a folder of the container."""
     path_of(path)
@@ -267,7 +311,9 @@ def container_files_put(
         no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
         copy_uid_gid=copy_uid_gid,
     )
-    return operations.submit(actor, contract, node=container.node, target=target_of(container), uploads=(spool_id,))
+    return operations.submit(
+        actor, contract, node=container.node, target=target_of(container), uploads=(spool_id,)
+    )
 
 
 def path_of(path: str) -> str:
@@ -342,5 +388,3 @@ def image_defaults(ref: str) -> dict[str, Any]:
         "stop_signal": config.get("StopSignal") or "",
         "healthcheck": config.get("Healthcheck"),
     }
-
-

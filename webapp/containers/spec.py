@@ -160,7 +160,16 @@ class Spec:
 RESOURCE_FIELDS = frozenset(item.name for item in fields(Resources))
 RESTART_NAMES = ("no", "on-failure", "always", "unless-stopped")
 _LINE = re.compile(r"[\x00-\x1f\x7f]")
-_ONE_LINE = ("name", "user", "workdir", "hostname", "domainname", "stop_signal", "network_mode", "cgroup_parent")
+_ONE_LINE = (
+    "name",
+    "user",
+    "workdir",
+    "hostname",
+    "domainname",
+    "stop_signal",
+    "network_mode",
+    "cgroup_parent",
+)
 _ONE_LINE_LISTS = ("dns", "dns_search", "dns_options", "extra_hosts", "links", "groups", "volumes_from")
 
 
@@ -175,7 +184,9 @@ def compile_spec(data: dict[str, Any]) -> dict[str, Any]:
             wanted[name] = _words(name, wanted[name])
     wanted["env"] = env_of(wanted.get("env"))
     wanted["ports"] = [port for item in _list(wanted, "ports") for port in _port(item)]
-    wanted["mounts"] = [parse_mount(item) if isinstance(item, str) else item for item in _list(wanted, "mounts")]
+    wanted["mounts"] = [
+        parse_mount(item) if isinstance(item, str) else item for item in _list(wanted, "mounts")
+    ]
     wanted["restart"] = restart_of(wanted.get("restart"))
     wanted["resources"] = resources_of(wanted)
     _networks(wanted, aliases)
@@ -190,7 +201,9 @@ def strict(kind: type[Any], data: Any) -> Any:
         return from_json(kind, data)
     except ContractError as error:
         name = str(error).removeprefix("unknown field ").split(" ")[0].strip(":")
-        raise Invalid(str(error), fields={name: ["unknown" if "unknown" in str(error) else "wrong type"]}) from error
+        raise Invalid(
+            str(error), fields={name: ["unknown" if "unknown" in str(error) else "wrong type"]}
+        ) from error
 
 
 def env_of(value: Any) -> dict[str, str | None]:
@@ -202,10 +215,15 @@ def env_of(value: Any) -> dict[str, str | None]:
         return {}
     if not isinstance(value, dict):
         raise Invalid("env must be an object", fields={"env": ["wrong type"]})
-    env = {name: str(item) if isinstance(item, int | float) and not isinstance(item, bool) else item for name, item in value.items()}
+    env = {
+        name: str(item) if isinstance(item, int | float) and not isinstance(item, bool) else item
+        for name, item in value.items()
+    }
     for name, text in env.items():
         if not name or "=" in name or _LINE.search(name) or (isinstance(text, str) and "\0" in text):
-            raise Invalid(f"{name[:60]!r} is no name of an environment variable", fields={"env": ["bad name or value"]})
+            raise Invalid(
+                f"{name[:60]!r} is no name of an environment variable", fields={"env": ["bad name or value"]}
+            )
     return env
 
 
@@ -214,13 +232,18 @@ def restart_of(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         restart = to_json(strict(Restart, value))
     else:
-        name, colon, count = (value if isinstance(value, str) else "no" if value is None else "?").partition(":")
+        name, colon, count = (value if isinstance(value, str) else "no" if value is None else "?").partition(
+            ":"
+        )
         if colon and (name != "on-failure" or not count.isdecimal()):
-            raise Invalid(f"restart policy {str(value)[:40]!r} is not valid", fields={"restart": ["not valid"]})
+            raise Invalid(
+                f"restart policy {str(value)[:40]!r} is not valid", fields={"restart": ["not valid"]}
+            )
         restart = {"name": name or "no", "maximum_retry_count": int(count) if colon else 0}
     if restart["name"] not in RESTART_NAMES:
         raise Invalid(
-            f"no restart policy {str(restart['name'])[:40]!r}", fields={"restart": [f"one of {', '.join(RESTART_NAMES)}"]}
+            f"no restart policy {str(restart['name'])[:40]!r}",
+            fields={"restart": [f"one of {', '.join(RESTART_NAMES)}"]},
         )
     return dict(restart)
 
@@ -233,7 +256,9 @@ def resources_of(wanted: dict[str, Any]) -> dict[str, Any]:
     top = {name: wanted.pop(name) for name in RESOURCE_FIELDS & set(wanted)}
     merged = {**resources, **{name: value for name, value in top.items() if value is not None}}
     for name, value in merged.items():
-        lowest = -1 if name in ("memory_swap_bytes", "pids_limit") else -1000 if name == "oom_score_adj" else 0
+        lowest = (
+            -1 if name in ("memory_swap_bytes", "pids_limit") else -1000 if name == "oom_score_adj" else 0
+        )
         if isinstance(value, int | float) and not isinstance(value, bool) and value < lowest:
             raise Invalid(f"{name} cannot be {value}", fields={name: ["too small"]})
     return merged
@@ -265,9 +290,13 @@ def _networks(wanted: dict[str, Any], aliases: list[str]) -> None:
     mode = wanted.get("network_mode") or ""
     special = mode in ("host", "none") or mode.startswith("container:")
     if special and endpoints:
-        raise Invalid(f"network mode {mode!r} goes with no other network", fields={"networks": ["not with this mode"]})
+        raise Invalid(
+            f"network mode {mode!r} goes with no other network", fields={"networks": ["not with this mode"]}
+        )
     wanted["networks"] = endpoints
-    wanted["network_mode"] = mode or (str(endpoints[0].get("name", "")) if endpoints and isinstance(endpoints[0], dict) else "bridge")
+    wanted["network_mode"] = mode or (
+        str(endpoints[0].get("name", "")) if endpoints and isinstance(endpoints[0], dict) else "bridge"
+    )
 
 
 def _check(spec: dict[str, Any]) -> None:
@@ -283,12 +312,19 @@ def _check(spec: dict[str, Any]) -> None:
         if any(_LINE.search(item) for item in spec[name]):
             raise Invalid(f"{name} has a line break or control character", fields={name: ["not one line"]})
     if any(_LINE.search(key) for key in spec["labels"]):
-        raise Invalid("a label's name has a line break or control character", fields={"labels": ["not one line"]})
+        raise Invalid(
+            "a label's name has a line break or control character", fields={"labels": ["not one line"]}
+        )
     if spec["auto_remove"] and spec["restart"]["name"] != "no":
-        raise Invalid("a container that is removed at its end cannot be restarted", fields={"restart": ["not with auto_remove"]})
+        raise Invalid(
+            "a container that is removed at its end cannot be restarted",
+            fields={"restart": ["not with auto_remove"]},
+        )
     for mount in spec["mounts"]:
         if mount["type"] not in ("volume", "bind", "tmpfs"):
-            raise Invalid(f"no mount type {mount['type'][:20]!r}", fields={"mounts": ["volume, bind or tmpfs"]})
+            raise Invalid(
+                f"no mount type {mount['type'][:20]!r}", fields={"mounts": ["volume, bind or tmpfs"]}
+            )
     for port in spec["ports"]:
         if not 1 <= port["container_port"] <= 65535 or not 0 <= port["host_port"] <= 65535:
             raise Invalid("a port is a number from 1 to 65535", fields={"ports": ["out of range"]})

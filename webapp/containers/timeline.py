@@ -12,8 +12,8 @@ from webapp.audit import selectors as audit
 from webapp.audit.models import Entry, Outcome
 from webapp.containers.models import Container
 from webapp.core import states
-from webapp.core.errors import AppError
 from webapp.core.answers import attempt
+from webapp.core.errors import AppError
 from webapp.core.templatetags.wf import as_datetime
 from webapp.nodes import selectors as nodes
 from webapp.operations.services import ask

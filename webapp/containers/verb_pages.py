@@ -16,7 +16,6 @@ from webapp.core.answers import accepted, ask_or_do, attempt, back_to, done, ref
 from webapp.core.errors import AppError, Invalid
 from webapp.core.routes import page
 from webapp.operations.models import Operation
-from webapp.volumes.models import Volume
 
 Verb = Callable[[Actor, Container], Operation]
 VERBS: dict[str, Verb] = {

@@ -38,7 +38,9 @@ def image_pull(
     name = parse_name(reference)
     access = registries(actor, [name.domain], credentials)
     contract = contracts.ImagePull(reference=str(name), platform=platform, registries=access)
-    return operations.submit(actor, contract, node=node or default_node(), target=Target("image", "", name.familiar()))
+    return operations.submit(
+        actor, contract, node=node or default_node(), target=Target("image", "", name.familiar())
+    )
 
 
 def image_push(
@@ -51,7 +53,10 @@ def image_push(
 ) -> Operation:
     """Send an image to a registry under `reference` (default: its own name; an image with several names needs one said)."""
     if compression not in COMPRESSIONS:
-        raise Invalid(f"no compression {compression[:20]!r}", fields={"compression": [f"one of {', '.join(COMPRESSIONS)}"]})
+        raise Invalid(
+            f"no compression {compression[:20]!r}",
+            fields={"compression": [f"one of {', '.join(COMPRESSIONS)}"]},
+        )
     name = parse_name(reference) if reference else _own_name(image)
     contract = contracts.ImagePush(
         image=image.image_id,
@@ -59,14 +64,18 @@ def image_push(
         compression=compression,
         registries=registries(actor, [name.domain], credentials),
     )
-    return operations.submit(actor, contract, node=image.node, target=Target("image", image.image_id, name.familiar()))
+    return operations.submit(
+        actor, contract, node=image.node, target=Target("image", image.image_id, name.familiar())
+    )
 
 
 def _own_name(image: Image) -> Name:
     if len(image.names) == 1:
         return parse_name(image.names[0])
     raise Invalid(
-        "the image has no name to push to" if not image.names else "the image has several names: say which one to push",
+        "the image has no name to push to"
+        if not image.names
+        else "the image has several names: say which one to push",
         fields={"reference": ["missing"]},
         hint="give it a name first" if not image.names else f"one of {', '.join(image.names[:5])}",
     )
@@ -79,7 +88,10 @@ def registries(
     stored = access_for(actor, hosts)
     if credentials is None:
         return stored
-    same = next((item for item in stored if item.host == credentials.host), contracts.RegistryAccess(host=credentials.host))
+    same = next(
+        (item for item in stored if item.host == credentials.host),
+        contracts.RegistryAccess(host=credentials.host),
+    )
     merged = contracts.RegistryAccess(
         **{**to_json(credentials), "insecure": same.insecure, "ca_pem": same.ca_pem},
     )
@@ -101,11 +113,15 @@ def image_untag(actor: Actor, image: Image, reference: str) -> Operation:
     return operations.submit(actor, contract, node=image.node, target=target_of(image))
 
 
-def image_remove(actor: Actor, image: Image, *, ref: str = "", force: bool = False, keep_parents: bool = False) -> Operation:
+def image_remove(
+    actor: Actor, image: Image, *, ref: str = "", force: bool = False, keep_parents: bool = False
+) -> Operation:
     """Remove an image as `docker image rm REF` does: by a name that it shares with others, only that name goes."""
     by_name = ref if ref and not _is_id(ref, image) else image.image_id
     contract = contracts.ImageRemove(
-        image=str(parse_name(by_name)) if by_name != image.image_id else by_name, force=force, keep_parents=keep_parents
+        image=str(parse_name(by_name)) if by_name != image.image_id else by_name,
+        force=force,
+        keep_parents=keep_parents,
     )
     return operations.submit(actor, contract, node=image.node, target=target_of(image))
 
@@ -118,7 +134,11 @@ def image_load(actor: Actor, spool_id: str, *, node: Node | None = None) -> Oper
     """Load an archive (OCI layout or docker-archive) that lies in the spool."""
     contract = contracts.ImageLoad(source=spool_id)
     return operations.submit(
-        actor, contract, node=node or default_node(), target=Target("image", "", "archive"), uploads=(spool_id,)
+        actor,
+        contract,
+        node=node or default_node(),
+        target=Target("image", "", "archive"),
+        uploads=(spool_id,),
     )
 
 
@@ -137,7 +157,11 @@ def image_import(
     if len(changes or []) > MAX_CHANGES:
         raise Invalid(f"at most {MAX_CHANGES} changes", fields={"changes": ["too many"]})
     contract = contracts.ImageImport(
-        source=spool_id, reference=str(name) if name else "", message=message, changes=changes or [], platform=platform
+        source=spool_id,
+        reference=str(name) if name else "",
+        message=message,
+        changes=changes or [],
+        platform=platform,
     )
     target = Target("image", "", name.familiar() if name else "import")
     return operations.submit(actor, contract, node=node or default_node(), target=target, uploads=(spool_id,))
@@ -158,7 +182,9 @@ def image_prune(
     contract = contracts.ImagePrune(
         mode=mode, older_than_s=older_than_s, labels=labels or [], without_labels=without_labels or []
     )
-    return operations.submit(actor, contract, node=node or default_node(), target=Target("image", "", f"{mode} images"))
+    return operations.submit(
+        actor, contract, node=node or default_node(), target=Target("image", "", f"{mode} images")
+    )
 
 
 # --- questions to the node --------------------------------------------------------------------------------------
@@ -183,4 +209,6 @@ def search(actor: Actor, term: str, *, limit: int = 25, node: Node | None = None
     if not term.strip():
         raise Invalid("say what to look for", fields={"term": ["missing"]})
     secrets = {"registries": [to_json(item) for item in access_for(actor)]}
-    return operations.ask(node or default_node(), "image.search", {"term": term.strip()[:200], "limit": limit}, secrets=secrets)
+    return operations.ask(
+        node or default_node(), "image.search", {"term": term.strip()[:200], "limit": limit}, secrets=secrets
+    )

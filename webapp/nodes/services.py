@@ -17,9 +17,13 @@ from workers.contracts.values import ContractError
 def ensure_node(name: str) -> Node:
     """Make the machine's own node known; the first one is the default."""
     with transaction.atomic():
-        node, made = Node.objects.get_or_create(name=_name(name), defaults={"is_default": not Node.objects.filter(is_default=True).exists()})
+        node, made = Node.objects.get_or_create(
+            name=_name(name), defaults={"is_default": not Node.objects.filter(is_default=True).exists()}
+        )
         if made:
-            audit.record(SYSTEM, "node.create", target_type="node", target_id=str(node.pk), target=name, node=name)
+            audit.record(
+                SYSTEM, "node.create", target_type="node", target_id=str(node.pk), target=name, node=name
+            )
     return node
 
 
@@ -43,7 +47,13 @@ def node_update(actor: Actor, node: Node, changes: dict[str, Any]) -> Node:
             node.is_enabled = bool(changes["is_enabled"])
         node.save(update_fields=["is_default", "is_enabled"])
         audit.record(
-            actor, "node.update", target_type="node", target_id=str(node.pk), target=node.name, node=node.name, body=changes
+            actor,
+            "node.update",
+            target_type="node",
+            target_id=str(node.pk),
+            target=node.name,
+            node=node.name,
+            body=changes,
         )
     return node
 

@@ -62,15 +62,21 @@ def prune(
         older_than_s=older_than_s,
         labels=labels or [],
     )
-    return operations.submit(actor, contract, node=node or default_node(), target=Target("system", "", "unused things"))
+    return operations.submit(
+        actor, contract, node=node or default_node(), target=Target("system", "", "unused things")
+    )
 
 
 def check(actor: Actor, *, deep: bool = False, node: Node | None = None) -> Operation:
     """Compare disk, database and kernel of the node."""
-    return operations.submit(actor, SystemCheck(deep=deep), node=node or default_node(), target=Target("system", "", "check"))
+    return operations.submit(
+        actor, SystemCheck(deep=deep), node=node or default_node(), target=Target("system", "", "check")
+    )
 
 
 def repair(actor: Actor, problems: list[str] | None = None, *, node: Node | None = None) -> Operation:
     """Mend what a check found."""
     contract = SystemRepair(problems=problems or [])
-    return operations.submit(actor, contract, node=node or default_node(), target=Target("system", "", "repair"))
+    return operations.submit(
+        actor, contract, node=node or default_node(), target=Target("system", "", "repair")
+    )

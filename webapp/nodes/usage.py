@@ -11,7 +11,12 @@ from webapp.nodes.models import Node
 from webapp.operations.services import ask
 
 KEPT_S = 60.0
-KINDS = (("images", "Images", 1), ("containers", "Containers", 2), ("volumes", "Volumes", 3), ("build_cache", "Build cache", 4))
+KINDS = (
+    ("images", "Images", 1),
+    ("containers", "Containers", 2),
+    ("volumes", "Volumes", 3),
+    ("build_cache", "Build cache", 4),
+)
 _kept: dict[str, tuple[float, dict[str, Any]]] = {}
 
 

@@ -36,7 +36,11 @@ def summary_of(operation: Operation) -> dict[str, Any]:
         current, total = sum(layer["current"] for layer in layers), sum(layer["total"] for layer in layers)
         finished = sum(layer["status"] in ("done", *_AT_REST) for layer in layers)
         percent = 100 * current / total if total else 0.0
-        words = f"{size_text(current)} of {size_text(total)}, {finished} of {len(layers)} layers" if total else words
+        words = (
+            f"{size_text(current)} of {size_text(total)}, {finished} of {len(layers)} layers"
+            if total
+            else words
+        )
     elif progress.get("steps_total"):
         done, whole = progress.get("steps_done") or 0, progress["steps_total"]
         percent = 100 * done / whole
@@ -63,10 +67,22 @@ def _layer(row: dict[str, Any]) -> dict[str, Any]:
     status = str(row.get("status", ""))
     current, total = int(row.get("current") or 0), int(row.get("total") or 0)
     moving = status in ("downloading", "uploading")
-    words = f"{size_text(current)} of {size_text(total)}" if moving and total else size_text(current) if moving else _LAYER_WORDS.get(status, status)
+    words = (
+        f"{size_text(current)} of {size_text(total)}"
+        if moving and total
+        else size_text(current)
+        if moving
+        else _LAYER_WORDS.get(status, status)
+    )
     if status == "done" and total:
         words = f"done, {size_text(total)}"
-    share = 100.0 if status not in ("waiting", "downloading", "uploading", "retrying") else 100 * current / total if total else 0.0
+    share = (
+        100.0
+        if status not in ("waiting", "downloading", "uploading", "retrying")
+        else 100 * current / total
+        if total
+        else 0.0
+    )
     return {
         "id": str(row.get("id", "")),
         "status": status,

@@ -39,7 +39,11 @@ def renew(actor: Actor, old: Operation) -> Operation:
 def _rights(actor: Actor, asked: list[str]) -> list[str]:
     granted = [right.value for right in actor.rights]
     if set(asked) - set(granted):
-        raise Conflict("the first request had rights that you lack", code="denied", hint="make the request under your own name")
+        raise Conflict(
+            "the first request had rights that you lack",
+            code="denied",
+            hint="make the request under your own name",
+        )
     return granted
 
 

@@ -1,5 +1,10 @@
-"""REST endpoints of this app, below /api/v1/."""
+"""REST endpoints of registry accounts, below /api/v1/."""
 
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from webapp.registries import apis
+
+urlpatterns = [
+    path("registries/", apis.RegistriesView.as_view(), name="api-registries"),
+    path("registries/<str:host>/", apis.RegistryView.as_view(), name="api-registry"),
+]

@@ -23,11 +23,20 @@ def registry_create(actor: Actor, host: str, **values: Any) -> Registry:
     host = normal_host(host)
     with transaction.atomic():
         if Registry.objects.filter(host=host).exists():
-            raise Conflict(f"there is an account for {host} already", code="already_exists", hint="change that one")
+            raise Conflict(
+                f"there is an account for {host} already", code="already_exists", hint="change that one"
+            )
         registry = Registry(host=host, created_by=actor.user)
         _apply(registry, values)
         registry.save(force_insert=True)
-        audit.record(actor, "registry.create", target_type="registry", target_id=str(registry.pk), target=host, body=_shown(values))
+        audit.record(
+            actor,
+            "registry.create",
+            target_type="registry",
+            target_id=str(registry.pk),
+            target=host,
+            body=_shown(values),
+        )
     return registry
 
 
@@ -38,14 +47,21 @@ def registry_update(actor: Actor, registry: Registry, **values: Any) -> Registry
         registry.updated_at = timezone.now()
         registry.save()
         audit.record(
-            actor, "registry.update", target_type="registry", target_id=str(registry.pk), target=registry.host, body=_shown(values)
+            actor,
+            "registry.update",
+            target_type="registry",
+            target_id=str(registry.pk),
+            target=registry.host,
+            body=_shown(values),
         )
     return registry
 
 
 def registry_remove(actor: Actor, registry: Registry) -> None:
     with transaction.atomic():
-        audit.record(actor, "registry.remove", target_type="registry", target_id=str(registry.pk), target=registry.host)
+        audit.record(
+            actor, "registry.remove", target_type="registry", target_id=str(registry.pk), target=registry.host
+        )
         registry.delete()
 
 
@@ -55,7 +71,9 @@ def normal_host(host: str) -> str:
     if host in ("index.docker.io", "registry-1.docker.io", "hub.docker.com"):
         return "docker.io"
     if not _HOST.match(host) or len(host) > 255:
-        raise Invalid(f"{host[:60]!r} is no registry host", fields={"host": ["like docker.io or 127.0.0.1:5000"]})
+        raise Invalid(
+            f"{host[:60]!r} is no registry host", fields={"host": ["like docker.io or 127.0.0.1:5000"]}
+        )
     return host
 
 

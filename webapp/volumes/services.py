@@ -47,11 +47,18 @@ def volume_create(
     """Make a volume; an empty name is chosen by the node. The operation's result has the record."""
     node = node or default_node()
     if name and not is_name(name):
-        raise Invalid(f"{name[:60]!r} is no name for a volume", fields={"name": ["letters, digits, dot, dash, underscore"]})
+        raise Invalid(
+            f"{name[:60]!r} is no name for a volume",
+            fields={"name": ["letters, digits, dot, dash, underscore"]},
+        )
     if name and Volume.objects.filter(node=node, name=name).exists():
-        raise Conflict(f"there is a volume {name!r} already", code="already_exists", hint="choose another name")
+        raise Conflict(
+            f"there is a volume {name!r} already", code="already_exists", hint="choose another name"
+        )
     rights = judge_volume(actor, name, options or {})
-    contract = contracts.VolumeCreate(name=name, driver=driver, options=options or {}, labels=labels or {}, rights=rights)
+    contract = contracts.VolumeCreate(
+        name=name, driver=driver, options=options or {}, labels=labels or {}, rights=rights
+    )
     return operations.submit(actor, contract, node=node, target=Target("volume", name, name or "new volume"))
 
 
@@ -60,10 +67,14 @@ def volume_remove(actor: Actor, volume: Volume, *, force: bool = False) -> Opera
     return operations.submit(actor, contract, node=volume.node, target=target_of(volume))
 
 
-def volume_prune(actor: Actor, *, all: bool = False, labels: list[str] | None = None, node: Node | None = None) -> Operation:
+def volume_prune(
+    actor: Actor, *, all: bool = False, labels: list[str] | None = None, node: Node | None = None
+) -> Operation:
     """Remove unused volumes: anonymous ones, with `all` named ones too."""
     contract = contracts.VolumePrune(all=all, labels=labels or [])
-    return operations.submit(actor, contract, node=node or default_node(), target=Target("volume", "", "unused volumes"))
+    return operations.submit(
+        actor, contract, node=node or default_node(), target=Target("volume", "", "unused volumes")
+    )
 
 
 # --- backups ------------------------------------------------------------------------------------------------------
@@ -74,7 +85,10 @@ def volume_backup(
 ) -> tuple[Backup, Operation]:
     """Make a backup that is kept on the node, proven by reading it back."""
     if compression not in COMPRESSIONS:
-        raise Invalid(f"no compression {compression[:20]!r}", fields={"compression": [f"one of {', '.join(COMPRESSIONS)}"]})
+        raise Invalid(
+            f"no compression {compression[:20]!r}",
+            fields={"compression": [f"one of {', '.join(COMPRESSIONS)}"]},
+        )
     now = timezone.now()
     file_name = f"{volume.name}-{now:%Y%m%d-%H%M%S-%f}.{ENDINGS[compression]}"
     contract = contracts.VolumeBackup(
@@ -100,20 +114,36 @@ def volume_backup(
 
 
 def volume_restore(
-    actor: Actor, name: str, *, spool_id: str = "", backup: Backup | None = None, files: list[str] | None = None, node: Node | None = None
+    actor: Actor,
+    name: str,
+    *,
+    spool_id: str = "",
+    backup: Backup | None = None,
+    files: list[str] | None = None,
+    node: Node | None = None,
 ) -> Operation:
     """Fill the volume `name` (made if it is not there) from an upload or a kept backup, all or nothing."""
     if not is_name(name):
-        raise Invalid(f"{name[:60]!r} is no name for a volume", fields={"name": ["letters, digits, dot, dash, underscore"]})
+        raise Invalid(
+            f"{name[:60]!r} is no name for a volume",
+            fields={"name": ["letters, digits, dot, dash, underscore"]},
+        )
     node = node or (backup.node if backup else default_node())
     volume = Volume.objects.filter(node=node, name=name).first()
     directory, _, file_name = backup.location.rpartition("/") if backup else ("", "", "")
     contract = contracts.VolumeRestore(
-        volume=name, source=spool_id, directory=directory, file_name=file_name, create=volume is None, files=files or []
+        volume=name,
+        source=spool_id,
+        directory=directory,
+        file_name=file_name,
+        create=volume is None,
+        files=files or [],
     )
     body = {"volume": name, "from": f"backup {backup.id}" if backup else "upload", "files": files or []}
     uploads = (spool_id,) if spool_id else ()
-    return operations.submit(actor, contract, node=node, target=Target("volume", name, name), body=body, uploads=uploads)
+    return operations.submit(
+        actor, contract, node=node, target=Target("volume", name, name), body=body, uploads=uploads
+    )
 
 
 def schedule_create(
@@ -121,7 +151,10 @@ def schedule_create(
 ) -> BackupSchedule:
     """Have a volume backed up regularly, the first time now."""
     if not 1 <= every_hours <= 24 * 366 or not 1 <= keep <= 1000:
-        raise Invalid("every 1 to 8784 hours, keep 1 to 1000", fields={"every_hours": ["out of range"], "keep": ["out of range"]})
+        raise Invalid(
+            "every 1 to 8784 hours, keep 1 to 1000",
+            fields={"every_hours": ["out of range"], "keep": ["out of range"]},
+        )
     if compression not in COMPRESSIONS:
         raise Invalid(f"no compression {compression[:20]!r}", fields={"compression": ["gzip or zstd"]})
     with transaction.atomic():
@@ -129,7 +162,14 @@ def schedule_create(
             volume=volume, every_hours=every_hours, keep=keep, compression=compression, created_by=actor.user
         )
         body = {"every_hours": every_hours, "keep": keep}
-        audit.record(actor, "schedule.create", target_type="volume", target_id=volume.name, target=volume.name, body=body)
+        audit.record(
+            actor,
+            "schedule.create",
+            target_type="volume",
+            target_id=volume.name,
+            target=volume.name,
+            body=body,
+        )
     return schedule
 
 
@@ -144,7 +184,9 @@ def schedule_remove(actor: Actor, schedule: BackupSchedule) -> None:
 def run_due_schedules() -> int:
     """Begin the backups that are due (called by the relay's clock); return how many."""
     begun = 0
-    due = BackupSchedule.objects.select_related("volume__node", "created_by").filter(is_enabled=True, next_at__lte=timezone.now())
+    due = BackupSchedule.objects.select_related("volume__node", "created_by").filter(
+        is_enabled=True, next_at__lte=timezone.now()
+    )
     for schedule in due:
         with transaction.atomic():
             claimed = BackupSchedule.objects.filter(pk=schedule.pk, next_at=schedule.next_at).update(

@@ -23,9 +23,14 @@ class Command(BaseCommand):
         create.add_argument("user")
         create.add_argument("--name", default="command line")
         create.add_argument(
-            "--scope", default=Scope.ADMIN, choices=Scope.values, help="at most this; the user's role limits it too"
+            "--scope",
+            default=Scope.ADMIN,
+            choices=Scope.values,
+            help="at most this; the user's role limits it too",
         )
-        create.add_argument("--days", type=float, default=0, help="expires after so many days (default: never)")
+        create.add_argument(
+            "--days", type=float, default=0, help="expires after so many days (default: never)"
+        )
         commands.add_parser("list", help="list tokens").add_argument("user")
         revoke = commands.add_parser("revoke", help="end a token")
         revoke.add_argument("id", type=int)
@@ -40,7 +45,9 @@ class Command(BaseCommand):
         user = selectors.user_get(options["user"])
         expires_at = timezone.now() + timedelta(days=options["days"]) if options["days"] else None
         actor = Actor(user=user, face=Face.COMMAND)
-        _, secret = services.token_create(actor, name=options["name"], scope=options["scope"], expires_at=expires_at)
+        _, secret = services.token_create(
+            actor, name=options["name"], scope=options["scope"], expires_at=expires_at
+        )
         self.stdout.write(secret)
 
     def _list(self, options: dict[str, Any]) -> None:

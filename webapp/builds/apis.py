@@ -1,0 +1,180 @@
+"""REST of builds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.http import HttpResponse
+from rest_framework import serializers
+from rest_framework.parsers import MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from webapp.accounts.permissions import Permission
+from webapp.api import docs, shapes
+from webapp.api.base import WharfingerView
+from webapp.api.docs import Strict, describe
+from webapp.api.parsers import StrictJSONParser
+from webapp.builds import selectors, services
+from webapp.builds.models import Build
+from webapp.core.errors import Invalid
+from webapp.core.flags import flag
+from webapp.core.uploads import SpooledFile
+from webapp.nodes.selectors import node_for
+from webapp.operations.logs import log_response
+from webapp.operations.models import Operation
+from workers.contracts.values import ContractError, loads
+
+FIELDS = frozenset(
+    {"dockerfile", "context", "tags", "build_args", "target", "no_cache", "dockerfile_path", "secrets", "labels", "platform", "pull", "network_mode", "node"}
+)  # fmt: skip
+
+
+class BuildForm(Strict):
+    """The parts of `POST /builds/` (multipart form, or JSON when there is no context)."""
+
+    dockerfile = serializers.CharField(required=False, help_text="the Dockerfile, as text or as a file")
+    context = serializers.FileField(required=False, help_text="tar, tar.gz, tar.zst or zip")
+    tags = serializers.ListField(child=serializers.CharField(), required=False)
+    build_args = serializers.JSONField(required=False, help_text='{"NAME": "value"}')
+    target = serializers.CharField(required=False)
+    no_cache = serializers.BooleanField(required=False)
+    dockerfile_path = serializers.CharField(required=False, help_text="of the Dockerfile in the context")
+    secrets = serializers.JSONField(required=False, help_text='{"id": "text"}')
+    labels = serializers.JSONField(required=False)
+    platform = serializers.CharField(required=False)
+    pull = serializers.BooleanField(required=False, help_text="look for newer base images")
+    network_mode = serializers.CharField(required=False)
+    node = serializers.CharField(required=False)
+
+
+class BuildsView(WharfingerView):
+    permissions = {"GET": Permission.VIEW, "POST": Permission.OPERATE}
+    query = {"GET": ("status", "tag", "limit", "cursor")}
+    upload = True
+    parser_classes = (MultiPartParser, StrictJSONParser)
+
+    @describe("List builds", answer=docs.page_of(shapes.BUILD), query=("status", "tag", "limit", "cursor"))
+    def get(self, request: Request) -> Response:
+        query = request.query_params
+        found = selectors.build_list(status=query.get("status", ""), tag=query.get("tag", ""))
+        return self.listing(found, selectors.to_json, keys=("created_at", "operation_id"))
+
+    @describe(
+        "Build an image",
+        body=BuildForm,
+        body_media="multipart/form-data",
+        answer=shapes.BUILD_DETAIL,
+        status=201,
+        work=True,
+    )
+    def post(self, request: Request) -> HttpResponse:
+        wish, node = read_wish(request.data, request.query_params.get("node", ""))
+        build, operation = services.build_create(self.actor, wish, node=node)
+        return self.accepted(operation, self.built, build=selectors.to_json(build))
+
+    def built(self, operation: Operation) -> tuple[int, Any]:
+        return 201, selectors.detail_json(selectors.build_get(operation.id), self.actor)
+
+    def accepted(self, operation: Operation, done: Any = None, **more: Any) -> HttpResponse:
+        if not more and (build := Build.objects.filter(pk=operation.pk).first()):
+            more = {"build": selectors.to_json(build)}
+        return super().accepted(operation, done or self.built, **more)
+
+
+def read_wish(data: Any, node_name: str = "") -> tuple[services.BuildWish, Any]:
+    """Return what a form (or JSON) asks to build, and the node; an uploaded context is taken from the spool."""
+    if unknown := sorted(set(data) - FIELDS):
+        raise Invalid(f"unknown field {unknown[0][:60]!r}", fields={unknown[0][:60]: ["unknown field"]})
+    context = data.get("context")
+    if context not in (None, "") and not isinstance(context, SpooledFile):
+        raise Invalid("the context must be a file", fields={"context": ["not a file"]})
+    node = node_for(str(data.get("node") or node_name))
+    wish = services.BuildWish(
+        dockerfile=_dockerfile(data.get("dockerfile")),
+        dockerfile_path=str(data.get("dockerfile_path") or "Dockerfile"),
+        tags=_tags(data),
+        build_args=_object(data, "build_args"),
+        target=str(data.get("target") or ""),
+        platform=str(data.get("platform") or ""),
+        no_cache=_flag(data, "no_cache"),
+        pull=_flag(data, "pull"),
+        labels=_object(data, "labels"),
+        network_mode=str(data.get("network_mode") or ""),
+        secrets={name: str(text).encode() for name, text in _object(data, "secrets").items()},
+        context=context.spool_id if isinstance(context, SpooledFile) else "",
+        context_size_bytes=context.size or 0 if isinstance(context, SpooledFile) else 0,
+    )
+    services._check(wish)
+    if isinstance(context, SpooledFile):
+        context.take()
+    return wish, node
+
+
+def _dockerfile(value: Any) -> str:
+    if isinstance(value, SpooledFile):
+        data = value.read(services.MAX_DOCKERFILE_BYTES + 1)
+        if len(data) > services.MAX_DOCKERFILE_BYTES:
+            raise Invalid("the Dockerfile is longer than 1 MiB", fields={"dockerfile": ["too long"]})
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise Invalid("the Dockerfile is not UTF-8 text", fields={"dockerfile": ["not text"]}) from error
+    return str(value or "")
+
+
+def _tags(data: Any) -> list[str]:
+    values = data.getlist("tags") if hasattr(data, "getlist") else data.get("tags") or []
+    if isinstance(values, str):
+        values = [values]
+    if len(values) == 1 and str(values[0]).startswith("["):
+        values = _parse("tags", str(values[0]))
+    if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
+        raise Invalid("tags must be names", fields={"tags": ["wrong type"]})
+    return [item.strip() for item in values if item.strip()]
+
+
+def _object(data: Any, name: str) -> dict[str, Any]:
+    value = data.get(name)
+    if isinstance(value, str):
+        value = _parse(name, value) if value.strip() else {}
+    if value in (None, ""):
+        return {}
+    if not isinstance(value, dict) or not all(
+        item is None or isinstance(item, str | int | float) for item in value.values()
+    ):
+        raise Invalid(f"{name} must be a JSON object of texts", fields={name: ["wrong type"]})
+    return {
+        key: item if item is None or isinstance(item, str) else json.dumps(item)
+        for key, item in value.items()
+    }
+
+
+def _parse(name: str, text: str) -> Any:
+    try:
+        return loads(text)
+    except ContractError as error:
+        raise Invalid(f"{name}: {error}", fields={name: ["no valid JSON"]}) from error
+
+
+def _flag(data: Any, name: str) -> bool:
+    value = data.get(name)
+    return value if isinstance(value, bool) else flag({name: str(value or "")}, name) if value else False
+
+
+class BuildView(WharfingerView):
+    permissions = {"GET": Permission.VIEW}
+
+    @describe("Everything about a build", answer=shapes.BUILD_DETAIL)
+    def get(self, request: Request, ref: str) -> Response:
+        return Response(selectors.detail_json(selectors.build_get(ref), self.actor))
+
+
+class BuildLogView(WharfingerView):
+    permissions = {"GET": Permission.VIEW}
+    query = {"GET": ("follow", "format")}
+
+    @describe("What a build said", answer=docs.TEXT, query=("follow", "format"), media="text/plain")
+    def get(self, request: Request, ref: str) -> HttpResponse:
+        return log_response(request._request, selectors.build_get(ref).operation)

@@ -1,0 +1,276 @@
+"""REST of images. `ref` is a name (slashes percent-encoded), an id or a unique start of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpResponse
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from webapp.accounts.permissions import Permission
+from webapp.api import docs, shapes
+from webapp.api.base import WharfingerView
+from webapp.api.docs import Strict, describe
+from webapp.api.parsers import RawParser
+from webapp.audit import services as audit
+from webapp.containers.selectors import image_use_counts
+from webapp.core.asgi import take_body
+from webapp.core.errors import Invalid
+from webapp.core.flags import flag
+from webapp.images import selectors, services
+from webapp.images.models import Image
+from webapp.images.records import familiar
+from webapp.nodes.selectors import node_for
+from webapp.operations.models import Operation
+from webapp.realtime.responses import stream_later
+
+FILTERS = ("name", "search", "label", "dangling", "limit", "cursor")
+
+
+def _one(request: Request, ref: str) -> Image:
+    return selectors.image_get(ref, request.query_params.get("node", ""))
+
+
+class ImagesView(WharfingerView):
+    permissions = {"GET": Permission.VIEW}
+    query = {"GET": FILTERS}
+
+    @describe("List images", answer=docs.page_of(shapes.IMAGE), query=FILTERS)
+    def get(self, request: Request) -> Response:
+        query = request.query_params
+        wanted = selectors.ImageFilter(
+            name=query.get("name", ""),
+            search=query.get("search", ""),
+            label=query.get("label", ""),
+            node=query.get("node", ""),
+            dangling=flag(query, "dangling") if "dangling" in query else None,
+        )
+        used = image_use_counts()
+        return self.listing(
+            selectors.image_list(wanted), lambda image: selectors.to_json(image, used[image.image_id])
+        )
+
+
+class ImageView(WharfingerView):
+    permissions = {"GET": Permission.VIEW, "DELETE": Permission.OPERATE}
+    query = {"DELETE": ("force",)}
+
+    @describe("Everything about an image", answer=shapes.IMAGE_DETAIL)
+    def get(self, request: Request, ref: str) -> Response:
+        image = _one(request, ref)
+        return Response(selectors.detail_json(image, image_use_counts()[image.image_id]))
+
+    @describe(
+        "Remove an image, or only this name of it when it has others",
+        answer=docs.shape(removed=docs.many(docs.WORDS)),
+        query=("force",),
+        work=True,
+    )
+    def delete(self, request: Request, ref: str) -> HttpResponse:
+        image = _one(request, ref)
+        operation = services.image_remove(
+            self.actor, image, ref=ref, force=flag(request.query_params, "force")
+        )
+        return self.accepted(operation, lambda ended: (200, ended.result))
+
+
+class HistoryView(WharfingerView):
+    permissions = {"GET": Permission.VIEW}
+
+    @describe("How an image came about", answer=docs.ANY)
+    def get(self, request: Request, ref: str) -> Response:
+        return Response(services.history(_one(request, ref)))
+
+
+class LayersView(WharfingerView):
+    permissions = {"GET": Permission.VIEW}
+
+    @describe("The layers of an image, with sizes and what later layers hide", answer=docs.ANY)
+    def get(self, request: Request, ref: str) -> Response:
+        return Response(services.layers(_one(request, ref)))
+
+
+class LayerFilesView(WharfingerView):
+    permissions = {"GET": Permission.VIEW}
+
+    @describe("The files of one layer; 0 is the lowest", answer=docs.ANY)
+    def get(self, request: Request, ref: str, index: int) -> Response:
+        return Response(services.layer_files(_one(request, ref), index))
+
+
+class PullWish(Strict):
+    reference = serializers.CharField()
+    platform = serializers.CharField(required=False, allow_blank=True)
+    node = serializers.CharField(required=False)
+
+
+class PullView(WharfingerView):
+    permissions = {"POST": Permission.OPERATE}
+
+    @describe("Fetch an image from a registry", body=PullWish, answer=shapes.IMAGE_DETAIL, work=True)
+    def post(self, request: Request) -> HttpResponse:
+        wanted = PullWish.read(request.data)
+        node = node_for(wanted.get("node") or request.query_params.get("node", ""))
+        operation = services.image_pull(
+            self.actor, wanted["reference"], platform=wanted.get("platform", ""), node=node
+        )
+        return self.accepted(operation, _image_of)
+
+
+class PushWish(Strict):
+    reference = serializers.CharField(required=False, allow_blank=True)
+    compression = serializers.ChoiceField(choices=services.COMPRESSIONS, required=False)
+
+
+class PushView(WharfingerView):
+    permissions = {"POST": Permission.OPERATE}
+
+    @describe(
+        "Send an image to a registry",
+        body=PushWish,
+        answer=docs.shape(reference=docs.TEXT, digest=docs.TEXT, size_bytes=docs.NUMBER),
+        work=True,
+    )
+    def post(self, request: Request, ref: str) -> HttpResponse:
+        wanted = PushWish.read(request.data)
+        image = _one(request, ref)
+        if not wanted.get("reference") and not services._is_id(ref, image):
+            wanted["reference"] = ref
+        return self.accepted(
+            services.image_push(self.actor, image, **wanted), lambda ended: (200, ended.result)
+        )
+
+
+class TagWish(Strict):
+    reference = serializers.CharField()
+
+
+class TagView(WharfingerView):
+    permissions = {"POST": Permission.OPERATE, "DELETE": Permission.OPERATE}
+    query = {"DELETE": ("reference",)}
+
+    @describe("Give an image a further name", body=TagWish, answer=shapes.IMAGE_DETAIL, status=201, work=True)
+    def post(self, request: Request, ref: str) -> HttpResponse:
+        operation = services.image_tag(
+            self.actor, _one(request, ref), TagWish.read(request.data)["reference"]
+        )
+        return self.accepted(operation, lambda ended: (201, _image_of(ended)[1]))
+
+    @describe(
+        "Take one name of an image away",
+        answer=docs.shape(reference=docs.TEXT),
+        query=("reference",),
+        work=True,
+    )
+    def delete(self, request: Request, ref: str) -> HttpResponse:
+        reference = request.query_params.get("reference", "")
+        if not reference:
+            raise Invalid("say which name", fields={"reference": ["missing"]})
+        operation = services.image_untag(self.actor, _one(request, ref), reference)
+        return self.accepted(operation, lambda ended: (200, ended.result))
+
+
+class ArchiveView(WharfingerView):
+    permissions = {"GET": Permission.OPERATE}
+
+    @describe(
+        "The image as an archive (OCI layout and docker-archive in one)",
+        answer=docs.BINARY,
+        media="application/x-tar",
+    )
+    def get(self, request: Request, ref: str) -> HttpResponse:
+        image = _one(request, ref)
+        audit.record(
+            self.actor,
+            "image.save",
+            target_type="image",
+            target_id=image.image_id,
+            target=image.shown_name,
+            node=image.node.name,
+        )
+        name = familiar(ref) if not services._is_id(ref, image) else image.shown_name
+        return stream_later(
+            request._request,
+            image.node.name,
+            "image.save",
+            {"images": [image.image_id if services._is_id(ref, image) else ref]},
+            content_type="application/x-tar",
+            filename=f"{name.replace('/', '_').replace(':', '_')}.tar",
+        )
+
+
+class LoadView(WharfingerView):
+    permissions = {"POST": Permission.OPERATE}
+    upload = True
+    parser_classes = (RawParser,)
+
+    @describe(
+        "Load an archive",
+        body=docs.BINARY,
+        body_media="application/x-tar",
+        answer=docs.shape(images=docs.many(docs.ANY)),
+        status=201,
+        work=True,
+    )
+    def post(self, request: Request) -> HttpResponse:
+        node = node_for(request.query_params.get("node", ""))
+        operation = services.image_load(self.actor, take_body(request._request), node=node)
+        return self.accepted(operation, lambda ended: (201, ended.result))
+
+
+class ImportView(WharfingerView):
+    permissions = {"POST": Permission.OPERATE}
+    query = {"POST": ("reference", "message", "change", "platform")}
+    upload = True
+    parser_classes = (RawParser,)
+
+    @describe(
+        "Make an image of a root file system",
+        body=docs.BINARY,
+        body_media="application/x-tar",
+        query=("reference", "message", "change", "platform"),
+        answer=shapes.IMAGE_DETAIL,
+        status=201,
+        work=True,
+    )
+    def post(self, request: Request) -> HttpResponse:
+        query = request.query_params
+        operation = services.image_import(
+            self.actor,
+            take_body(request._request),
+            reference=query.get("reference", ""),
+            message=query.get("message", ""),
+            changes=query.getlist("change"),
+            platform=query.get("platform", ""),
+            node=node_for(query.get("node", "")),
+        )
+        return self.accepted(operation, lambda ended: (201, _image_of(ended)[1]))
+
+
+class SearchView(WharfingerView):
+    permissions = {"GET": Permission.VIEW}
+    query = {"GET": ("term", "limit")}
+
+    @describe("Search the registries", answer=docs.ANY, query=("term", "limit"))
+    def get(self, request: Request) -> Response:
+        query = request.query_params
+        limit = query.get("limit", "25")
+        if not limit.isdecimal() or not 1 <= int(limit) <= 100:
+            raise Invalid("limit must be a number from 1 to 100", fields={"limit": ["out of range"]})
+        node = node_for(query.get("node", ""))
+        return Response(services.search(self.actor, query.get("term", ""), limit=int(limit), node=node))
+
+
+def _image_of(operation: Operation) -> tuple[int, Any]:
+    """Return the image that an operation's result names, from our records if they have it."""
+    record = operation.result.get("image") or {}
+    image = (
+        Image.objects.select_related("node")
+        .filter(node=operation.node, image_id=record.get("id", ""))
+        .first()
+    )
+    return 200, selectors.detail_json(image, image_use_counts()[image.image_id]) if image else {
+        "image": record
+    }
