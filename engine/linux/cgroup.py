@@ -113,9 +113,12 @@ class Cgroups:
 
     def move(self, group: str, pid: int) -> None:
         """Put a process into `group` in every hierarchy, making the group where it is missing."""
-        for folder in self.folders(group):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-            _prepare_cpuset(folder)
+        for mount in dict.fromkeys(self._found.mounts.values()):
+            folder = mount
+            for part in Path(group).parts:
+                folder = folder / part
+                folder.mkdir(exist_ok=True, mode=0o755)
+                _prepare_cpuset(folder)
             (folder / "cgroup.procs").write_text(str(pid))
 
     def freeze(self, group: str, frozen: bool, timeout_s: float = 10.0) -> None:

@@ -48,12 +48,12 @@ class Roots:
         folder = self.folder(name)
         unmount_below(self._mounts, folder, detach=True)
         with suppress(FileNotFoundError):
-            for item in list(os.scandir(folder)):
-                if item.is_dir(follow_symlinks=False):
-                    os.rmdir(item.path)
+            for item in list(folder.iterdir()):
+                if item.is_dir() and not item.is_symlink():
+                    item.rmdir()
                 else:
-                    os.unlink(item.path)
-            os.rmdir(folder)
+                    item.unlink()
+            folder.rmdir()
 
     @contextmanager
     def hold(self, name: str, owner: int) -> Iterator[Path]:
