@@ -23,10 +23,10 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from engine.config import EngineConfig
-from engine.containers.model import Endpoint, EndpointSpec, PortBinding, PortSpec
+from engine.containers.model import Container, Endpoint, EndpointSpec, PortBinding, PortSpec
 from engine.db import Database
 from engine.linux.netlink import NETLINK_ROUTE, Netlink
-from engine.network import bridges, interfaces
+from engine.network import bridges, files, interfaces
 from engine.network.firewall import Firewall, network_elements
 from engine.network.later import Later
 from engine.network.memberships import Memberships
@@ -48,7 +48,7 @@ class NetworkManager:
         self._firewall = Firewall(config.instance)
         self._networks = Networks(config, db, self._firewall)
         self._later = Later()
-        self._members = Memberships(config.instance, db, self._networks, self._later)
+        self._members = Memberships(config, db, self._networks, self._later)
         policy = PortPolicy(config.default_publish_address)
         self._publisher = Publisher(db, self._networks, policy, self._later)
 
@@ -102,6 +102,14 @@ class NetworkManager:
     def rename(self, container_id: str, name: str) -> None:
         self._members.rename(container_id, name)
 
+    def resolv_conf(self, container: Container) -> str:
+        """Return the container's `/etc/resolv.conf`; write it again after it joined or left a network."""
+        return files.resolv_conf(container, self.get, self._config)
+
+    def hosts(self, container: Container) -> str:
+        """Return the container's `/etc/hosts`; write it again after it joined or left a network."""
+        return files.hosts(container, self._gateway())
+
     # ports
 
     def hold(self, container_id: str, ports: Sequence[PortSpec], *, name: str = "") -> List[PortBinding]:
@@ -124,6 +132,9 @@ class NetworkManager:
         self.unpublish(container_id)
         for row in self._members.of_container(container_id):
             self.detach(container_id, row.network_id, wait=False)
+
+    def _gateway(self) -> str:
+        return self._networks.ensure_default().subnets[0].gateway
 
     # the host
 

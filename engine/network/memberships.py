@@ -9,15 +9,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sqlite3
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from engine.config import EngineConfig
 from engine.containers.model import Endpoint, EndpointSpec
 from engine.db import Database
 from engine.errors import BadSpec, Denied, NetworkNotFound, WrongState
 from engine.linux import links
 from engine.linux.netlink import NETLINK_ROUTE, Netlink
 from engine.network import bridges, ipam
+from engine.network.dnsprobe import wait_for_dns
 from engine.network.interfaces import Plug, plug, unplug
 from engine.network.later import Later
 from engine.network.model import DEFAULT_NETWORK, Network, Subnet
@@ -34,13 +37,16 @@ from engine.network.store import (
 
 logger = logging.getLogger(__name__)
 
+_YOUNG_S = 10.0  # a network younger than this may not be answered for yet
+
 
 class Memberships:
     """Endpoints of containers on the networks of one engine."""
 
-    def __init__(self, instance: str, db: Database, networks: Networks, later: Later) -> None:
+    def __init__(self, config: EngineConfig, db: Database, networks: Networks, later: Later) -> None:
         self._later = later
-        self._instance = instance
+        self._wake = config.wake_socket
+        self._instance = config.instance
         self._db = db
         self._networks = networks
         self._unguarded = False
@@ -56,8 +62,8 @@ class Memberships:
     ) -> Endpoint:
         """Give a container addresses on a network; asked again it answers the same.
 
-        `name` and `hostname` are the container's, answered by the DNS beside the aliases and the short id. Raises
-        `NetworkNotFound`, `BadSpec` or `AlreadyExists` for a fixed address that cannot be had, `NoSpace`.
+        `name` and `hostname` are the container's, answered by the DNS beside the aliases and the short id; `dns` are
+        resolvers of its own, asked for what the engine does not know. Raises `NetworkNotFound`, `BadSpec` or `AlreadyExists` for a fixed address that cannot be had, `NoSpace`.
         """
         if network in ("host", "none"):
             raise Denied(f"the network {network} gives no addresses")
@@ -102,6 +108,8 @@ class Memberships:
             except BaseException:
                 unplug(route, outer.name, wanted.mark)
                 raise
+        if network.has_dns and time.time() - network.created_at < _YOUNG_S:
+            wait_for_dns(network.subnets[0].gateway, self._wake)
         return endpoint_of(network, row)
 
     def detach(self, container_id: str, network: str, *, wait: bool = True) -> None:
@@ -211,7 +219,7 @@ def _new_row(
     mac = _mac(spec.mac_address, ipv4)
     if any(row.mac == mac for row in rows):
         raise BadSpec(f"the hardware address {mac} is in use on network {network.name!r}")
-    return EndpointRow(network.id, container_id, name, hostname, _aliases(spec.aliases), ipv4, ipv6, mac)
+    return EndpointRow(network.id, container_id, "", "", _aliases(spec.aliases), [], ipv4, ipv6, mac)
 
 
 def _address(
@@ -235,6 +243,7 @@ def _address(
 
 
 def _checked(address: str) -> str:
+    """Return an address in its canonical form."""
     try:
         return canonical(address)
     except ValueError:

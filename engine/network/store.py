@@ -25,7 +25,8 @@ SCHEMA = Schema(
             last_ipv4 TEXT NOT NULL DEFAULT '', last_ipv6 TEXT NOT NULL DEFAULT '') STRICT""",
         """CREATE TABLE endpoints (
             network_id TEXT NOT NULL REFERENCES networks (id), container_id TEXT NOT NULL, name TEXT NOT NULL,
-            hostname TEXT NOT NULL, aliases TEXT NOT NULL, ipv4 TEXT NOT NULL, ipv6 TEXT NOT NULL, mac TEXT NOT NULL,
+            hostname TEXT NOT NULL, aliases TEXT NOT NULL, dns TEXT NOT NULL, ipv4 TEXT NOT NULL, ipv6 TEXT NOT NULL,
+            mac TEXT NOT NULL,
             ifname TEXT NOT NULL DEFAULT '', veth TEXT NOT NULL DEFAULT '', active INTEGER NOT NULL DEFAULT 0,
             PRIMARY KEY (network_id, container_id)) STRICT""",
         "CREATE UNIQUE INDEX endpoints_ipv4 ON endpoints (network_id, ipv4) WHERE ipv4 != ''",
@@ -36,6 +37,15 @@ SCHEMA = Schema(
             container_port INTEGER NOT NULL, name TEXT NOT NULL DEFAULT '', target TEXT NOT NULL DEFAULT '',
             PRIMARY KEY (protocol, host_ip, host_port)) STRICT""",
         "CREATE INDEX ports_container ON ports (container_id)",
+        # tells the resolver, which looks before every answer, whether names may have changed
+        "CREATE TABLE names_version (value INTEGER NOT NULL) STRICT",
+        "INSERT INTO names_version VALUES (0)",
+        *(
+            f"""CREATE TRIGGER {table}_{action} AFTER {action} ON {table}
+                BEGIN UPDATE names_version SET value = value + 1; END"""
+            for table in ("networks", "endpoints")
+            for action in ("insert", "update", "delete")
+        ),
     ),
 )
 
@@ -49,6 +59,7 @@ class EndpointRow:
     name: str
     hostname: str
     aliases: list[str]
+    dns: list[str]
     ipv4: str
     ipv6: str
     mac: str
@@ -101,18 +112,13 @@ def select_network(connection: sqlite3.Connection, ref: str) -> Network:
 
 def insert_endpoint(connection: sqlite3.Connection, row: EndpointRow) -> None:
     connection.execute(
-        "INSERT INTO endpoints (network_id, container_id, name, hostname, aliases, ipv4, ipv6, mac) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        """INSERT INTO endpoints (network_id, container_id, name, hostname, aliases, dns, ipv4, ipv6, mac)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",
         (
-            row.network_id,
-            row.container_id,
-            row.name,
-            row.hostname,
-            json.dumps(row.aliases),
-            row.ipv4,
-            row.ipv6,
-            row.mac,
+            row.network_id, row.container_id, row.name, row.hostname, json.dumps(row.aliases), json.dumps(row.dns),
+            row.ipv4, row.ipv6, row.mac,
         ),
-    )
+    )  # fmt: skip
 
 
 def select_endpoints(
@@ -177,8 +183,8 @@ def _network(row: sqlite3.Row) -> Network:
 
 def _endpoint(row: sqlite3.Row) -> EndpointRow:
     return EndpointRow(
-        row["network_id"], row["container_id"], row["name"], row["hostname"], json.loads(row["aliases"]), row["ipv4"],
-        row["ipv6"], row["mac"], row["ifname"], row["veth"], bool(row["active"]),
+        row["network_id"], row["container_id"], row["name"], row["hostname"], json.loads(row["aliases"]),
+        json.loads(row["dns"]), row["ipv4"], row["ipv6"], row["mac"], row["ifname"], row["veth"], bool(row["active"]),
     )  # fmt: skip
 
 
