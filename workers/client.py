@@ -23,7 +23,7 @@ from kombu.exceptions import OperationalError
 
 from workers import broker
 from workers.contracts import envelope, names, queries
-from workers.contracts.base import Contract
+from workers.contracts.base import Contract, contract_of, task_name
 from workers.contracts.events import Heartbeat, read_heartbeat
 from workers.contracts.problems import NodeError, NodeSilent
 from workers.contracts.signing import NodeKey
@@ -51,14 +51,14 @@ def submit(
     text = envelope.write(
         key, contract, operation_id=operation_id, fence=fence, sealed=hidden, deadline_s=deadline_s
     )
+    send_envelope(contract.KIND, node, operation_id, text)
+
+
+def send_envelope(kind: str, node: str, operation_id: str, text: str) -> None:
+    """Put a written envelope on the node's queue; the agent does that again with what a dead worker left."""
+    queue = names.queue(node, contract_of(kind).LANE)
     try:
-        _app().send_task(
-            contract.task_name(),
-            args=[text],
-            task_id=operation_id,
-            queue=names.queue(node, contract.LANE),
-            ignore_result=True,
-        )
+        _app().send_task(task_name(kind), args=[text], task_id=operation_id, queue=queue, ignore_result=True)
     except (OperationalError, redis.RedisError, OSError) as error:
         raise BrokerDown("the queue does not take work just now") from error
 

@@ -1,0 +1,181 @@
+"""The agent as a whole: one event loop, a handful of tasks that are started again when they fail, blocking work in threads.
+
+Without Redis the agent does its duties on the node all the same (exits, restarts, health, names); only what leaves the node waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import fcntl
+import functools
+import logging
+import os
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from engine.config import EngineConfig
+from engine.db import Database
+from workers import broker
+from workers.agent import heart, operations
+from workers.agent.asks import make_asks
+from workers.agent.exits import ExitWatch
+from workers.agent.feeds.events import events
+from workers.agent.feeds.operation import operation
+from workers.agent.filewatch import FileWatch
+from workers.agent.journal import JournalWatch, Pump
+from workers.agent.requests import Feed, RequestServer
+from workers.agent.tasks import end_tasks
+from workers.contracts.signing import NodeKey
+from workers.facade import EngineFacade
+from workers.ledger import SCHEMA, Ledger
+
+logger = logging.getLogger(__name__)
+
+THREADS = 64
+RECONCILE_EVERY_S = 5.0
+SWEEP_EVERY_S = 30.0
+RETRY_S = 1.0
+
+Duty = Callable[[], Awaitable[None]]
+
+
+class Agent:
+    """Everything the agent does; `run` returns after `stop`."""
+
+    def __init__(
+        self, *, engine: EngineFacade, config: EngineConfig, home: Path, key: NodeKey, redis_url: str
+    ) -> None:
+        self._engine = engine
+        self._config = config
+        self._home = home
+        self._key = key
+        self._redis_url = redis_url
+        self._boot = secrets.token_hex(8)
+        self._database = Database(config.database, (SCHEMA,), wake=config.wake_socket)
+        self._ledger = Ledger(self._database, config.run_root / "operations")
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Do all duties until `stop`. Containers go on running after it."""
+        asyncio.get_running_loop().set_default_executor(
+            concurrent.futures.ThreadPoolExecutor(THREADS, "agent")
+        )
+        connection = broker.connect_async(self._redis_url)
+        with (
+            _only_one(self._config.run_root / "agent.lock"),
+            JournalWatch(self._config.wake_socket) as journal,
+            FileWatch() as files,
+        ):
+            duties = self._duties(connection, journal, files)
+            tasks = [asyncio.create_task(self._keep(name, duty), name=name) for name, duty in duties.items()]
+            try:
+                await self._stopping.wait()
+            finally:
+                await end_tasks(tasks)
+                await connection.aclose()
+
+    def _duties(
+        self, connection: redis.asyncio.Redis, journal: JournalWatch, files: FileWatch
+    ) -> dict[str, Duty]:
+        config, database = self._config, self._database
+        pump = Pump(
+            database=database,
+            connection=connection,
+            key=self._key,
+            watch=journal,
+            lock=config.run_root / "pump.lock",
+        )
+        server = RequestServer(
+            connection,
+            self._key,
+            boot=self._boot,
+            asks=make_asks(self._engine, self._ledger),
+            feeds=self._feeds(journal, files),
+        )
+        tidy = functools.partial(
+            operations.tidy_forever, database, self._ledger, data_root=config.data_root, home=self._home
+        )
+        return {
+            "exits": ExitWatch(config.run_root / "exits", self._reap).run,
+            "reconcile": self._reconcile,
+            "sweep": self._sweep,
+            "pump": pump.run,
+            "requests": server.run,
+            "heart": functools.partial(self._beat, connection),
+            "resend": operations.Resender(self._ledger, self._key.node).run,
+            "tidy": tidy,
+        }
+
+    def _feeds(self, journal: JournalWatch, files: FileWatch) -> dict[str, Feed]:
+        return {
+            "operation": functools.partial(
+                operation, data_root=self._config.data_root, ledger=self._ledger, files=files, journal=journal
+            ),
+            "events": functools.partial(
+                events, database=self._database, node=self._key.node, journal=journal
+            ),
+        }
+
+    async def _keep(self, name: str, duty: Duty) -> None:
+        """Do a duty for as long as the agent runs: one that fails is begun again."""
+        while True:
+            try:
+                await duty()
+            except Exception:  # the seam: a bug in one duty must not end the others
+                logger.exception("duty %s failed; beginning it again", name)
+            await asyncio.sleep(RETRY_S)
+
+    async def _reap(self, container: str) -> None:
+        await asyncio.to_thread(self._engine.reap, container=container)
+
+    async def _reconcile(self) -> None:
+        """Make engine and kernel agree: at the start, and every few seconds."""
+        while True:
+            for line in await asyncio.to_thread(self._engine.reconcile):
+                logger.warning("reconciled: %s", line)
+            await asyncio.sleep(RECONCILE_EVERY_S)
+
+    async def _sweep(self) -> None:
+        """Remove what dead builds and interrupted work left in the kernel and on disk."""
+        while True:
+            for line in await asyncio.to_thread(self._engine.sweep):
+                logger.warning("swept: %s", line)
+            await asyncio.sleep(SWEEP_EVERY_S)
+
+    async def _beat(self, connection: redis.asyncio.Redis) -> None:
+        while True:
+            with contextlib.suppress(RedisError, OSError):
+                running = await asyncio.to_thread(self._ledger.running)
+                await heart.beat(
+                    connection,
+                    self._key,
+                    boot=self._boot,
+                    epoch=self._database.epoch,
+                    last_seq=self._database.last_seq(),
+                    running=running,
+                )
+            await asyncio.sleep(heart.EVERY_S)
+
+
+@contextlib.contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Hold the lock of the node's agent: a second one waits until the first has ended."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("another agent runs on this node; waiting for it to end")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
