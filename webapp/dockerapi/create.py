@@ -145,7 +145,7 @@ def _config(body: dict[str, Any]) -> Spec:
     spec: Spec = {
         "command": _command(body, "Cmd"),
         "entrypoint": _command(body, "Entrypoint"),
-        "env": _environment(_texts(body, "Env")),
+        "env": environment_of(_texts(body, "Env")),
         "user": _text(body, "User"),
         "workdir": _text(body, "WorkingDir"),
         "hostname": _text(body, "Hostname"),
@@ -412,7 +412,7 @@ def endpoint_of(name: str, settings: dict[str, Any]) -> Spec:
     return {key: value for key, value in endpoint.items() if value}
 
 
-def _environment(lines: list[str]) -> dict[str, str | None]:
+def environment_of(lines: list[str]) -> dict[str, str | None]:
     values: dict[str, str | None] = {}
     for line in lines:
         key, has_value, value = line.partition("=")

@@ -1,0 +1,106 @@
+"""Execs between their creation and their start: the API has two calls where the node has one.
+
+A wish is kept in Redis for a day, so that any web process can start or inspect it. It is nothing but the request: the
+one who starts it is judged and written into the book then.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import redis
+from django.conf import settings
+
+from webapp.dockerapi.create import environment_of
+from webapp.dockerapi.errors import BadParameter, DockerError
+
+KEPT_S = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Wish:
+    container: str
+    command: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+    user: str = ""
+    workdir: str = ""
+    tty: bool = False
+    stdin: bool = False
+    privileged: bool = False
+    detach_keys: str = ""
+    console_size: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, body: dict[str, Any], container: str) -> Wish:
+        """Return the wish in a body of `POST /containers/{id}/exec`."""
+        size = body.get("ConsoleSize") or []
+        if not isinstance(size, list) or not all(isinstance(number, int) for number in size):
+            raise BadParameter("invalid ConsoleSize")
+        return cls(
+            container=container,
+            command=list(body["Cmd"]),
+            env={name: value or "" for name, value in environment_of(list(body.get("Env") or [])).items()},
+            user=str(body.get("User") or ""),
+            workdir=str(body.get("WorkingDir") or ""),
+            tty=bool(body.get("Tty")),
+            stdin=bool(body.get("AttachStdin")),
+            privileged=bool(body.get("Privileged")),
+            detach_keys=str(body.get("DetachKeys") or ""),
+            console_size=size if len(size) == 2 else [],
+        )
+
+
+def _redis() -> Any:
+    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=10)
+
+
+def _key(identity: str) -> str:
+    return f"wf:docker:exec:{identity}"
+
+
+def remember(identity: str, wish: Wish) -> None:
+    with _redis() as store:
+        store.set(_key(identity), json.dumps(asdict(wish)), ex=KEPT_S)
+
+
+def get(identity: str) -> Wish:
+    """Return the wish, else answer as the engine does."""
+    with _redis() as store:
+        text = store.get(_key(identity))
+    if text is None:
+        raise DockerError(f"No such exec instance: {identity}", 404)
+    return Wish(**json.loads(text))
+
+
+def take(identity: str) -> Wish:
+    """Return the wish, which can be started only once."""
+    wish = get(identity)
+    with _redis() as store:
+        if not store.set(f"{_key(identity)}:started", b"1", nx=True, ex=KEPT_S):
+            raise DockerError(f"Error: Exec command {identity} is already running", 409)
+    return wish
+
+
+def document(identity: str, wish: Wish, state: dict[str, Any]) -> dict[str, Any]:
+    """Return ExecInspectResponse."""
+    return {
+        "ID": identity,
+        "Running": bool(state.get("running")),
+        "ExitCode": state.get("exit_code"),
+        "ProcessConfig": {
+            "tty": wish.tty,
+            "entrypoint": wish.command[0],
+            "arguments": wish.command[1:],
+            "privileged": wish.privileged,
+            **({"user": wish.user} if wish.user else {}),
+        },
+        "OpenStdin": wish.stdin,
+        "OpenStderr": True,
+        "OpenStdout": True,
+        "CanRemove": False,
+        "ContainerID": wish.container,
+        "DetachKeys": wish.detach_keys,
+        "Pid": int(state.get("pid") or 0),
+    }

@@ -1,0 +1,1 @@
+"""What each endpoint does: reads the call, asks a service or a selector, writes the answer. No rule lives here."""

@@ -1,0 +1,142 @@
+"""Connections that an answer takes over: `101 UPGRADED`, then raw bytes both ways (Docker's attach and exec).
+
+ASGI has no word for this, so the HTTP protocol of uvicorn is extended by one: a request that asks for `Upgrade: tcp` reaches
+the application as any other, with `scope["extensions"]["wharfinger.hijack"]`, a function that answers 101 and returns the
+connection. A request on a unix socket also carries the uid of its peer (`wharfinger.peer_uid`, from SO_PEERCRED, unix(7)).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HIJACK, PEER_UID = "wharfinger.hijack", "wharfinger.peer_uid"
+READ_AHEAD_BYTES = 256 * 1024
+
+
+class Hijacked(asyncio.Protocol):
+    """The raw connection. One reader, one writer; both feel the other side's pace."""
+
+    def __init__(self, transport: asyncio.Transport, first: bytes) -> None:
+        self._transport = transport
+        self._arrived = bytearray(first)
+        self._news = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._ended = False
+        self.lost = False
+        if first:
+            self._news.set()
+
+    async def read(self) -> bytes:
+        """Return what has arrived, b"" when the client has closed its side for writing."""
+        while not self._arrived and not self._ended:
+            self._news.clear()
+            await self._news.wait()
+        data = bytes(self._arrived)
+        self._arrived.clear()
+        if not self.lost:
+            self._transport.resume_reading()
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes; waits while the client does not read. Raises `ConnectionResetError` when it is gone."""
+        await self._writable.wait()
+        if self.lost:
+            raise ConnectionResetError("the client has gone")
+        self._transport.write(data)
+
+    async def close(self) -> None:
+        """Send what is left and close."""
+        if not self.lost:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        self._arrived += data
+        if len(self._arrived) > READ_AHEAD_BYTES:
+            self._transport.pause_reading()
+        self._news.set()
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        self._news.set()
+        return True  # the client has said all; what the container still says goes on
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = self._ended = True
+        self._news.set()
+        self._writable.set()
+
+
+class DockerProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, with hijacking and the uid of local peers."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._after_upgrade: bytearray | None = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._after_upgrade is not None:  # the application has not answered yet
+            self._after_upgrade += data
+            if len(self._after_upgrade) > READ_AHEAD_BYTES:
+                self.transport.pause_reading()
+            return
+        if self.headers is not None and not self._wants_raw():
+            super().data_received(data)
+            return
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._wants_raw():
+                self._after_upgrade = bytearray(data[upgrade.args[0] :])
+            elif self._should_upgrade():
+                self.handle_websocket_upgrade()
+            else:
+                self._unsupported_upgrade_warning()
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def on_headers_complete(self) -> None:
+        extensions: dict[str, Any] = {}
+        if self._wants_raw():
+            extensions[HIJACK] = self._hijack
+        peer = self.transport.get_extra_info("socket")
+        if peer is not None and peer.family == socket.AF_UNIX:
+            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            extensions[PEER_UID] = struct.unpack("3i", credentials)[1]
+        self.scope["extensions"] = extensions
+        super().on_headers_complete()
+
+    def _wants_raw(self) -> bool:
+        return self.headers is not None and (self._get_upgrade() or b"") == b"tcp"
+
+    def _hijack(self, content_type: str) -> Hijacked:
+        """Answer 101 and hand over the connection."""
+        self._unset_keepalive_if_required()
+        self.connections.discard(self)
+        connection = Hijacked(self.transport, bytes(self._after_upgrade or b""))
+        self.cycle.response_started = self.cycle.response_complete = True
+        self.transport.set_protocol(connection)
+        self.transport.resume_reading()
+        lines = [
+            "HTTP/1.1 101 UPGRADED",
+            f"Content-Type: {content_type}",
+            "Connection: Upgrade",
+            "Upgrade: tcp",
+            "",
+            "",
+        ]
+        self.transport.write("\r\n".join(lines).encode())
+        return connection

@@ -1,0 +1,57 @@
+"""Asking for work and waiting for its end, with errors in the words that Docker's clients know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from webapp.accounts.actor import Actor
+from webapp.containers.models import Container
+from webapp.containers.selectors import container_get
+from webapp.core.errors import AppError, Missing, NodeProblem
+from webapp.dockerapi.call import in_thread
+from webapp.dockerapi.errors import DockerError
+from webapp.operations.models import Operation, Status
+from webapp.operations.waiting import wait_for
+
+LONGEST_WAIT_S = 24 * 3600.0
+T = TypeVar("T")
+
+
+async def done(service: Callable[..., Any], *args: Any, **kwargs: Any) -> Operation:
+    """Call a service and wait until its operation has ended well; return it. Raises `AppError` as the node had it."""
+    accepted = await in_thread(service, *args, **kwargs)
+    return await finished(operation_in(accepted))
+
+
+def operation_in(accepted: Any) -> Operation:
+    """Return the operation in what a service gave: itself, or the last of a tuple."""
+    operation = accepted[-1] if isinstance(accepted, tuple) else accepted
+    assert isinstance(operation, Operation)
+    return operation
+
+
+async def finished(operation: Operation) -> Operation:
+    if not await wait_for(operation.id, LONGEST_WAIT_S):
+        raise DockerError("the operation has not ended", 504)
+    ended = await in_thread(Operation.objects.select_related("node").get, pk=operation.pk)
+    if ended.status != Status.SUCCEEDED:
+        raise NodeProblem.from_json(ended.error)
+    return ended
+
+
+async def container(actor: Actor, ref: str) -> Container:
+    """Return the container that a path names, else answer as the engine does."""
+    try:
+        return await in_thread(container_get, ref)
+    except Missing:
+        raise DockerError(f"No such container: {ref}", 404) from None
+
+
+def docker_error(error: AppError) -> DockerError:
+    """Return an error of ours as the API says it. The status is the engine's where clients look at it."""
+    message = error.detail
+    if error.hint and error.status in (401, 403):
+        message = f"{message} ({error.hint})"
+    status = 500 if error.status in (422, 502, 507) else error.status
+    return DockerError(message, status)
