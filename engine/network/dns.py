@@ -74,6 +74,11 @@ class DnsServer:
         self._listeners.clear()
         self._directory.close()
 
+    @property
+    def listening(self) -> list[str]:
+        """The gateways on which questions are answered now."""
+        return [address for address, listener in self._listeners.items() if listener.is_open]
+
     def refresh(self) -> None:
         """Look for networks that came or went now."""
         task = asyncio.get_running_loop().create_task(self._listen())
@@ -211,6 +216,10 @@ class _Listener:
         self._address = address
         self._datagrams: asyncio.DatagramTransport | None = None
         self._streams: asyncio.Server | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._streams is not None
 
     async def open(self) -> None:
         loop = asyncio.get_running_loop()

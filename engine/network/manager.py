@@ -87,8 +87,9 @@ class NetworkManager:
         *,
         name: str = "",
         hostname: str = "",
+        dns: Sequence[str] = (),
     ) -> Endpoint:
-        return self._members.allocate(network, container_id, spec, name=name, hostname=hostname)
+        return self._members.allocate(network, container_id, spec, name=name, hostname=hostname, dns=dns)
 
     def attach(self, netns: Path, container_id: str, endpoint: Endpoint, ifname: str = "") -> Endpoint:
         return self._members.attach(netns, container_id, endpoint, ifname)

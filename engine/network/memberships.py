@@ -59,11 +59,13 @@ class Memberships:
         *,
         name: str = "",
         hostname: str = "",
+        dns: Sequence[str] = (),
     ) -> Endpoint:
         """Give a container addresses on a network; asked again it answers the same.
 
         `name` and `hostname` are the container's, answered by the DNS beside the aliases and the short id; `dns` are
-        resolvers of its own, asked for what the engine does not know. Raises `NetworkNotFound`, `BadSpec` or `AlreadyExists` for a fixed address that cannot be had, `NoSpace`.
+        resolvers of its own, asked for what the engine does not know. Raises `NetworkNotFound`, `NoSpace`, and `BadSpec`
+        or `AlreadyExists` for a fixed address that cannot be had.
         """
         if network in ("host", "none"):
             raise Denied(f"the network {network} gives no addresses")
@@ -73,9 +75,9 @@ class Memberships:
             found = select_network(connection, network)
             row = select_endpoint(connection, found.id, container_id)
             if row is None:
-                row = _new_row(
-                    connection, found, container_id, spec or EndpointSpec(found.name), name, hostname
-                )
+                row = _new_row(connection, found, container_id, spec or EndpointSpec(found.name))
+                resolvers = [_checked(item) for item in dns]
+                row = dataclasses.replace(row, name=name, hostname=hostname, dns=resolvers)
                 insert_endpoint(connection, row)
         return endpoint_of(found, row)
 
@@ -206,12 +208,7 @@ def endpoint_of(network: Network, row: EndpointRow) -> Endpoint:
 
 
 def _new_row(
-    connection: sqlite3.Connection,
-    network: Network,
-    container_id: str,
-    spec: EndpointSpec,
-    name: str,
-    hostname: str,
+    connection: sqlite3.Connection, network: Network, container_id: str, spec: EndpointSpec
 ) -> EndpointRow:
     rows = select_endpoints(connection, network_id=network.id)
     ipv4 = _address(connection, network, 4, spec.ipv4_address, {row.ipv4 for row in rows})
