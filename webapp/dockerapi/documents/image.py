@@ -21,7 +21,7 @@ def digests(record: Record) -> list[str]:
 
 
 def created_seconds(record: Record) -> float:
-    value = record.get("created")
+    value = record.get("created_at")
     return float(value) if isinstance(value, int | float) else 0.0
 
 
@@ -34,7 +34,7 @@ def summary(record: Record, *, containers: int = -1, shared_bytes: int = -1) -> 
         "RepoTags": tags(record),
         "RepoDigests": digests(record),
         "Created": int(created_seconds(record)),
-        "Size": record.get("size", 0),
+        "Size": record.get("size_bytes", 0),
         "SharedSize": shared_bytes,
         "Labels": run.get("Labels") or None,
         "Containers": containers,
@@ -59,7 +59,7 @@ def inspect(record: Record) -> Document:
         "Architecture": config.get("architecture", ""),
         **({"Variant": config["variant"]} if config.get("variant") else {}),
         "Os": config.get("os", ""),
-        "Size": record.get("size", 0),
+        "Size": record.get("size_bytes", 0),
         "GraphDriver": {"Name": "overlay", "Data": {}},
         "RootFS": {"Type": "layers", "Layers": (config.get("rootfs") or {}).get("diff_ids") or []},
         "Metadata": {"LastTagTime": ZERO_TIME},
