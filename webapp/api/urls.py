@@ -1,5 +1,7 @@
-"""Pages of this app, at the root of the site."""
+"""The supervisor's and load balancers' question."""
 
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from webapp.api import apis
+
+urlpatterns = [path("healthz", apis.HealthView.as_view())]

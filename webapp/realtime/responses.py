@@ -22,7 +22,13 @@ from workers.contracts.problems import NodeError
 
 
 def stream_later(
-    request: HttpRequest, node: str, kind: str, params: dict[str, Any], *, content_type: str, filename: str = ""
+    request: HttpRequest,
+    node: str,
+    kind: str,
+    params: dict[str, Any],
+    *,
+    content_type: str,
+    filename: str = "",
 ) -> HttpResponse:
     """Return a response that becomes the stream's bytes; with a `filename` browsers save it."""
 
@@ -34,7 +40,10 @@ def stream_later(
             return error_response(request, NodeProblem(error.problem))
         except (BrokerDown, StreamBroken, OSError):
             return error_response(
-                request, Unavailable(f"node {node} does not answer", code="node_silent", hint="see whether its agent runs")
+                request,
+                Unavailable(
+                    f"node {node} does not answer", code="node_silent", hint="see whether its agent runs"
+                ),
             )
         return _answer(stream, stack, content_type, filename)
 
@@ -63,5 +72,7 @@ async def _bytes_of(stream: Stream, stack: AsyncExitStack) -> AsyncIterator[byte
 
 def disposition(filename: str) -> str:
     """Return a `Content-Disposition` that saves under `filename`, whatever is in it."""
-    plain = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "_" for letter in filename)
+    plain = "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "_" for letter in filename
+    )
     return f"attachment; filename=\"{plain[:150] or 'download'}\"; filename*=UTF-8''{quote(filename[:200], safe='')}"

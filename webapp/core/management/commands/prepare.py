@@ -1,4 +1,4 @@
-"""`manage.py setup`: make what the first start needs; safe to run at every start.
+"""`manage.py prepare`: make what the first start needs; safe to run at every start.
 
 Migrates, makes the node of this machine known, and makes the first admin. The admin's password comes from
 `WHARFINGER_ADMIN_PASSWORD`, or one is made and printed, this once, as `admin password: ...` on standard output.

@@ -1,0 +1,210 @@
+"""Applies what a node tells: events become records, outcomes end operations. Idempotent by (node, epoch, seq).
+
+A batch is one transaction: the records, the event rows, the position in the node's journal. Afterwards the web processes
+are woken. An event that cannot be applied (a record of a shape that we do not know) is logged and passed over: the next full
+comparison (`confirm`) mends what it would have said; it must not stop the ones behind it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from webapp.containers import records as containers
+from webapp.containers.models import Container
+from webapp.core.times import from_ns
+from webapp.images import records as images
+from webapp.images.models import Image
+from webapp.networks import records as networks
+from webapp.networks.models import Network
+from webapp.nodes.models import Event, Node
+from webapp.operations import services as operations
+from webapp.operations.effects import operation_ended
+from webapp.realtime import wake
+from webapp.realtime.wake import EVENTS, Note
+from webapp.volumes import records as volumes
+from webapp.volumes.models import Volume
+from workers.contracts.events import OPERATION, NodeEvent, read_outcome
+from workers.contracts.values import ContractError
+
+logger = logging.getLogger(__name__)
+
+APPLY: dict[str, Callable[[Node, dict[str, Any]], Any]] = {
+    "container": containers.apply,
+    "image": images.apply,
+    "network": networks.apply,
+    "volume": volumes.apply,
+}
+REMOVED: dict[str, Callable[[Node, str], None]] = {
+    "container": containers.removed,
+    "image": images.removed,
+    "network": networks.removed,
+    "volume": volumes.removed,
+}
+GONE_WORDS = {
+    "container": {"destroy", "remove"},
+    "image": {"delete", "remove"},
+    "network": {"destroy", "remove"},
+    "volume": {"destroy", "remove"},
+}
+
+
+class Gap(Exception):
+    """Events are missing before this batch; `after` is the last one applied."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__(f"events after {after} are missing")
+        self.after = after
+
+
+def apply_batch(node_name: str, events: Sequence[NodeEvent]) -> int:
+    """Apply events of one node in order; return how many were new. Raises `Gap` (nothing applied) where some are missing."""
+    notes: list[Note] = []
+    with transaction.atomic():
+        node = Node.objects.select_for_update().get(name=node_name)
+        fresh = _fresh(node, events)
+        if not fresh:
+            return 0
+        rows = []
+        for event in fresh:
+            notes += _apply(node, event)
+            if event.type != OPERATION:
+                rows.append(_row(node, event))
+        Event.objects.bulk_create(rows, ignore_conflicts=True)
+        node.epoch, node.seq = fresh[-1].epoch, fresh[-1].seq
+        node.seen_at = timezone.now()
+        node.save(update_fields=["epoch", "seq", "seen_at"])
+        by_seq = {row.seq: row.pk for row in rows}
+        transaction.on_commit(lambda: wake.publish(_numbered(node, notes, by_seq)))
+    return len(fresh)
+
+
+def _fresh(node: Node, events: Sequence[NodeEvent]) -> list[NodeEvent]:
+    """Return the events that were not applied yet; they must follow without a hole."""
+    epoch, seq = node.epoch, node.seq
+    fresh = []
+    for event in events:
+        if event.epoch != epoch:
+            if event.seq != 1 and epoch:
+                raise Gap(0)
+            epoch, seq = event.epoch, event.seq - 1
+        if event.seq <= seq:
+            continue
+        if event.seq != seq + 1:
+            raise Gap(seq)
+        fresh.append(event)
+        seq = event.seq
+    return fresh
+
+
+def _apply(node: Node, event: NodeEvent) -> list[Note]:
+    try:
+        with transaction.atomic():
+            if event.type == OPERATION:
+                return _outcome(event)
+            _record(node, event)
+    except (ContractError, KeyError, TypeError, ValueError, AttributeError):
+        logger.exception(
+            "event %s of node %s was passed over: %s %s", event.seq, node.name, event.type, event.action
+        )
+        return []
+    return [Note(EVENTS, _told(node, event))]
+
+
+def _record(node: Node, event: NodeEvent) -> None:
+    record = event.attributes.get("record")
+    if event.action in GONE_WORDS.get(event.type, ()) and not record:
+        REMOVED[event.type](node, event.subject)
+    elif isinstance(record, dict) and event.type in APPLY:
+        APPLY[event.type](node, record)
+
+
+def _outcome(event: NodeEvent) -> list[Note]:
+    operation = operations.apply_outcome(event.subject, read_outcome(event), from_ns(event.time_ns))
+    if operation is None:
+        return []
+    if operation.is_final:
+        operation_ended(operation)
+    return wake.operation_notes(operation)
+
+
+def _told(node: Node, event: NodeEvent) -> dict[str, Any]:
+    return {
+        "seq": event.seq,
+        "node": node.name,
+        "at": from_ns(event.time_ns).isoformat(),
+        "type": event.type,
+        "action": event.action,
+        "subject": event.subject,
+        "attributes": _small(event.attributes),
+    }
+
+
+def _small(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if name != "record"}
+
+
+def _row(node: Node, event: NodeEvent) -> Event:
+    return Event(
+        node=node,
+        epoch=event.epoch,
+        seq=event.seq,
+        at=from_ns(event.time_ns),
+        type=event.type[:20],
+        action=event.action[:60],
+        subject=event.subject[:128],
+        attributes=_small(event.attributes),
+    )
+
+
+def _numbered(node: Node, notes: list[Note], by_seq: dict[int, int | None]) -> list[Note]:
+    return [
+        Note(note.topic, {"id": by_seq.get(note.data.get("seq", 0)), **note.data})
+        if "seq" in note.data
+        else note
+        for note in notes
+    ]
+
+
+# --- the whole truth of a node ------------------------------------------------------------------------------------
+
+
+def confirm(node_name: str, kind: str, listed: list[dict[str, Any]], asked_at: Any) -> None:
+    """Bring our records of one kind in line with the node's whole list, taken at `asked_at`."""
+    with transaction.atomic():
+        node = Node.objects.select_for_update().get(name=node_name)
+        for record in listed:
+            try:
+                with transaction.atomic():
+                    APPLY[kind](node, record)
+            except (KeyError, TypeError, ValueError, AttributeError):
+                logger.exception("a record of kind %s of node %s was passed over", kind, node_name)
+        _forget_others(node, kind, listed, asked_at)
+        Node.objects.filter(pk=node.pk).update(confirmed_at=timezone.now())
+    wake.publish(
+        [
+            Note(
+                EVENTS,
+                {"type": kind, "action": "confirmed", "subject": "", "node": node_name, "attributes": {}},
+            )
+        ]
+    )
+
+
+def _forget_others(node: Node, kind: str, listed: list[dict[str, Any]], asked_at: Any) -> None:
+    """Forget what the node does not have, except what was asked of it since."""
+    ids = [record.get("name") if kind == "volume" else record.get("id") for record in listed]
+    if kind == "container":
+        Container.objects.filter(node=node, created_at__lt=asked_at).exclude(pk__in=ids).exclude(
+            confirmed_at=None
+        ).delete()
+    elif kind == "image":
+        Image.objects.filter(node=node, added_at__lt=asked_at).exclude(image_id__in=ids).delete()
+    elif kind == "network":
+        Network.objects.filter(node=node, created_at__lt=asked_at).exclude(pk__in=ids).delete()
+    elif kind == "volume":
+        Volume.objects.filter(node=node, created_at__lt=asked_at).exclude(name__in=ids).delete()
