@@ -7,6 +7,7 @@ wants it, in this process or another, waits and takes what the first one stored,
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 
 from engine.content.store import BlobWriter, ContentStore
 from engine.digest import Digest, short
@@ -48,7 +49,9 @@ class Fetcher:
         `growing` lets somebody read the bytes as they come; it is told of success and failure. A failure other than
         a cancel leaves what came so far for the next time, unless it was wrong.
         """
-        growing = growing or Growing(self._cancel.check)
+        if growing is None:
+            with closing(Growing(self._cancel.check)) as unread:
+                return self._fetch(blob, unread)
         try:
             return self._fetch(blob, growing)
         except BaseException as error:

@@ -32,16 +32,18 @@ class Growing:
     def __init__(self, check: Callable[[], None]) -> None:
         self._check = check
         self._changed = threading.Condition()
-        self._path: Path | None = None
+        self._fd = -1
         self._size = 0
         self._generation = 0
         self._finished = False
         self._error: BaseException | None = None
 
     def begin(self, path: Path, size: int) -> None:
-        """Say where the bytes are, and how many are there already."""
+        """Say where the bytes are, and how many are there already. The file may be renamed afterwards."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         with self._changed:
-            self._path, self._size = path, size
+            self._close()
+            self._fd, self._size = fd, size
             self._generation += 1
             self._changed.notify_all()
 
@@ -66,9 +68,18 @@ class Growing:
     def reader(self) -> GrowingReader:
         """Return a reader from the first byte on; waits until there is a file."""
         with self._changed:
-            self._wait(lambda: self._path is not None)
-            assert self._path is not None
-            return GrowingReader(self, os.open(self._path, os.O_RDONLY | os.O_CLOEXEC), self._generation)
+            self._wait(lambda: self._fd >= 0)
+            return GrowingReader(self, os.dup(self._fd), self._generation)
+
+    def close(self) -> None:
+        """Let go of the file; readers keep it."""
+        with self._changed:
+            self._close()
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     @property
     def finished(self) -> bool:
@@ -113,7 +124,9 @@ class GrowingReader:
         return data
 
     def close(self) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class DiffStream:
@@ -156,7 +169,6 @@ class DiffStream:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._ahead.__exit__(kind, error, traceback)
-        self._packed.close()
 
     def _read(self) -> bytes:
         if self._unpacked is None:

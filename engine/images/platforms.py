@@ -35,9 +35,9 @@ def parse_platform(text: str) -> Platform:
             f"not a platform: {text[:80]!r}",
             hint="a platform is os/architecture[/variant], such as linux/arm64",
         )
-    if len(words) == 1:
-        if words[0] in _SYSTEMS:
-            return Platform(words[0], host.architecture, host.variant)
+    if len(words) == 1 and words[0] in _SYSTEMS:
+        return Platform(words[0], host.architecture, host.variant)
+    if words[0] not in _SYSTEMS and len(words) < 3:
         words.insert(0, "linux")
     system, architecture, *variant = words
     architecture, _, implied = _ALIASES.get(architecture, architecture).partition("/")

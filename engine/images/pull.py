@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from engine.content.leases import Lease
@@ -326,9 +327,9 @@ class _Pull:
                     raise
                 logger.warning("blob %s was damaged on disk: it is fetched again", layer.digest)
                 self._content.quarantine(layer.digest)
-                again = Growing(self._cancel.check)
-                self._fetcher.fetch(layer, again)
-                unpacker.unpack(layer, again, diff_id=diff_id, chain=chain, parent=parent)
+                with closing(Growing(self._cancel.check)) as again:
+                    self._fetcher.fetch(layer, again)
+                    unpacker.unpack(layer, again, diff_id=diff_id, chain=chain, parent=parent)
         fetched = downloads.fetched(layer)
         self._reports.layer(
             short(layer.digest), "done" if fetched or unpacked else "exists", layer.size, layer.size
@@ -364,6 +365,8 @@ class _Downloads:
         if error is not None:
             self._cancel.cancel()
         self._executor.shutdown(wait=True, cancel_futures=True)
+        for growing in self._growing.values():
+            growing.close()
 
     def _fetch(self, layer: Descriptor) -> bool:
         try:

@@ -123,7 +123,8 @@ class Pusher:
         """Return the paths of other repositories of the same registry that are known to have a blob."""
         rows = self._images.db.read().execute(
             """SELECT DISTINCT d.repository FROM image_digests d JOIN image_layers l ON l.image = d.image
-            WHERE l.digest = ? AND d.repository LIKE ? ORDER BY 1 LIMIT 3""",
+            WHERE (l.digest = ?1 OR l.diff_id IN (SELECT diff_id FROM packed_layers WHERE digest = ?1))
+            AND d.repository LIKE ?2 ORDER BY 1 LIMIT 3""",
             (digest, f"{target.domain}/%"),
         )
         paths = [row["repository"].removeprefix(f"{target.domain}/") for row in rows]
@@ -267,7 +268,7 @@ class _Push:
         total = blob.size if blob else 0
 
         def tell(status: str, current: int) -> None:
-            self._reports.layer(name, status, current, total or current)
+            self._reports.layer(name, status, current, total or (current if status == "done" else 0))
 
         if blob is None:
             return self._pack_and_send(layer, tell)
@@ -380,6 +381,7 @@ class _PackedSource:
     def __exit__(self, *_: object) -> None:
         self._cancel.cancel()
         self._thread.join()
+        self._growing.close()
 
     def _pack(self) -> None:
         try:

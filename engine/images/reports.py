@@ -23,9 +23,9 @@ class LayerReports:
         now = time.monotonic()
         with self._lock:
             last_status, last_current, last_time = self._last.get(name, ("", 0, 0.0))
-            if status == last_status and (
-                current == last_current or (now - last_time < _INTERVAL_S and current < total)
-            ):
+            complete = 0 < total <= current
+            soon = now - last_time < _INTERVAL_S and not complete
+            if status == last_status and (current == last_current or soon):
                 return
             self._last[name] = (status, current, now)
             self._report(LayerProgress(name, status, current, total))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 from engine.digest import Digest, short
 from engine.errors import Cancelled, EngineError, Unavailable
-from engine.images.growing import DiffStream, Growing, Restarted
+from engine.images.growing import DiffStream, Growing, GrowingReader, Restarted
 from engine.images.reports import LayerReports
 from engine.layers.apply import apply_layer
 from engine.oci.descriptor import Descriptor
@@ -48,26 +49,40 @@ class StreamUnpacker:
     ) -> None:
         key = f"unpack {chain}"
         self._snapshots.remove(key)  # of somebody who died here: the lock is ours
-        snapshot = self._snapshots.prepare(key, parent)
-        reader = growing.reader()
-        try:
-            with DiffStream(reader) as stream:
-                result = apply_layer(
-                    stream,
-                    snapshot.upper,
-                    lowers=self._snapshots.lowers(parent),
-                    check=lambda: self._tell(blob, growing, stream),
+        with closing(growing.reader()) as reader:
+            snapshot = self._snapshots.prepare(key, parent)
+            try:
+                size = self._apply(
+                    blob, growing, reader, diff_id=diff_id, parent=parent, upper=snapshot.upper
                 )
-                stream.drain()
-            if stream.diff_id != diff_id:
-                raise BadContent(f"layer {blob.digest} unpacks to {stream.diff_id}, the image says {diff_id}")
-            self._snapshots.commit(key, chain, parent, diff_id=diff_id, size=result.size, sync=False)
-        except BaseException as error:
-            self._snapshots.remove(key)
-            refused = isinstance(error, EngineError) and not isinstance(error, Cancelled)
-            if refused and growing.settle() != reader.generation:
-                raise Restarted from error  # the bytes were wrong, and are on their way once more
-            raise
+                self._snapshots.commit(key, chain, parent, diff_id=diff_id, size=size, sync=False)
+            except BaseException as error:
+                self._snapshots.remove(key)
+                refused = isinstance(error, EngineError) and not isinstance(error, Cancelled)
+                if refused and growing.settle() != reader.generation:
+                    raise Restarted from error  # the bytes were wrong, and are on their way once more
+                raise
+
+    def _apply(
+        self,
+        blob: Descriptor,
+        growing: Growing,
+        reader: GrowingReader,
+        *,
+        diff_id: Digest,
+        parent: Digest | None,
+        upper: Path,
+    ) -> int:
+        """Unpack into the folder `upper`; return the bytes of its files."""
+        with DiffStream(reader) as stream:
+            lowers = self._snapshots.lowers(parent)
+            result = apply_layer(
+                stream, upper, lowers=lowers, check=lambda: self._tell(blob, growing, stream)
+            )
+            stream.drain()
+        if stream.diff_id != diff_id:
+            raise BadContent(f"layer {blob.digest} unpacks to {stream.diff_id}, the image says {diff_id}")
+        return result.size
 
     def _tell(self, blob: Descriptor, growing: Growing, stream: DiffStream) -> None:
         self._cancel.check()
