@@ -5,7 +5,8 @@ import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { Socket } from "./socket.js";
 import { onTheme, token } from "./switch.js";
-import { size } from "./times.js";
+import { memory, size } from "./times.js";
+import { rates, sampleTime } from "./samples.js";
 
 const KEPT = 900;
 const UNITS = {
@@ -13,6 +14,7 @@ const UNITS = {
   bytes: (value) => size(Math.max(0, value)),
   rate: (value) => `${size(Math.max(0, value))}/s`,
   count: (value) => String(Math.round(value)),
+  memory: (value) => memory(Math.max(0, value)),
 };
 
 function stats(place) {
@@ -40,25 +42,6 @@ function stats(place) {
   };
   document.addEventListener("visibilitychange", () => (document.hidden ? stop() : start())); // hidden tabs get no stats
   start();
-}
-
-/** What a chart shows, from a sample and the one before: rates need both. */
-export function rates(sample, before) {
-  const seconds = before ? Math.max(0.2, sampleTime(sample) - sampleTime(before)) : 0;
-  const rate = (name) => (before && sample[name] !== undefined ? Math.max(0, (sample[name] - (before[name] ?? 0)) / seconds) : null);
-  return {
-    cpu: sample.cpu_percent ?? null,
-    memory: sample.memory_bytes ?? null,
-    received: rate("network_rx_bytes"),
-    sent: rate("network_tx_bytes"),
-    read: rate("block_read_bytes"),
-    written: rate("block_write_bytes"),
-    processes: sample.pids ?? null,
-  };
-}
-
-function sampleTime(sample) {
-  return typeof sample.time === "string" ? Date.parse(sample.time) / 1000 : (sample.time ?? Date.now() / 1000);
 }
 
 function figure(element, values) {
@@ -94,7 +77,7 @@ class Chart {
         ...this.box(),
         legend: { show: false },
         cursor: { y: false, points: { size: 6 } },
-        padding: [8, 8, 0, 0],
+        padding: [8, 8, 6, 0],
         scales: { y: { range: (plot, low, high) => [0, Math.max(this.limit && high > this.limit * 0.5 ? this.limit * 1.05 : high * 1.15, this.element.dataset.unit === "percent" ? 1 : 10)] } },
         axes: [
           { ...axis, size: 22, values: (plot, ticks) => ticks.map((at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" })), space: 90 },

@@ -6,7 +6,8 @@
 import { Lines } from "./lines.js";
 import { LogView } from "./logview.js";
 import { Socket } from "./socket.js";
-import { parseMessage, parseText } from "./logwire.js";
+import { firstLines, parseMessage } from "./logwire.js";
+import { size } from "./times.js";
 
 const OLDER = 1000;
 
@@ -30,7 +31,7 @@ function LogPage(section) {
     new Socket(
       () => {
         const cursor = state.cursors.get(path);
-        const url = new URL(path, location.href);
+        const url = new URL(path, location.href); // its fragment says whose lines these are
         if (cursor) url.searchParams.set("cursor", cursor);
         else url.searchParams.set("tail", section.dataset.tail ?? "1000");
         return url.pathname + url.search;
@@ -43,14 +44,14 @@ function LogPage(section) {
   }
 
   function sourceOf(path) {
-    const [id, tone] = (new URL(path, location.href).searchParams.get("as") ?? "").split(":");
-    return { source: id || undefined, tone };
+    const [name, tone] = decodeURIComponent(new URL(path, location.href).hash.slice(1)).split(":");
+    return { source: name || undefined, tone };
   }
 
   function receive(path, source, data) {
     const { lines: fresh, cursor, missed, end } = parseMessage(data);
     if (cursor) state.cursors.set(path, cursor);
-    if (missed) lines.push([{ note: `${missed.toLocaleString()} lines were not sent here: this browser was reading too slowly. They are stored; search finds them.`, tone: "warn" }]);
+    if (missed) lines.push([{ note: `${size(missed)} of lines were not sent here: this browser was reading too slowly. They are stored; Whole log finds them.`, tone: "warn" }]);
     if (fresh.length) {
       if (source.source) for (const line of fresh) Object.assign(line, source);
       if (state.whole) state.missed += fresh.length;
@@ -106,7 +107,7 @@ function LogPage(section) {
       find("state").textContent = `The node did not answer (${answer.status}); what is shown is what came before`;
       return [];
     }
-    return parseText(await answer.text());
+    return firstLines(answer, OLDER * 5);
   }
 
   /* ---------- what one can do ---------- */
@@ -239,7 +240,7 @@ function LogPage(section) {
     let index = lines.shown.findIndex((line) => line.time >= time);
     const oldest = lines.all.find((line) => line.time)?.time;
     if (index < 0 || (oldest && time < oldest)) {
-      const near = [...(await rest({ until: time, tail: 300 })), ...(await rest({ since: time, limit: OLDER }))];
+      const near = [...(await rest({ until: time, tail: 300 })), ...(await rest({ since: time })).slice(0, OLDER)];
       if (near.length) {
         lines.unshift([...near, { note: "Lines between here and the newest ones are stored and not shown", tone: "" }]);
         index = lines.shown.findIndex((line) => line.time >= time);

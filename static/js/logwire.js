@@ -18,3 +18,19 @@ export function parseText(text) {
     return match ? { time: match[1], stream: "", text: match[2] } : { time: "", stream: "", text: row };
   });
 }
+
+/** The first `most` lines of an answer; the rest of it is not even read. */
+export async function firstLines(answer, most) {
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  let count = 0;
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return parseText(text);
+    text += value;
+    count += value.split("\n").length - 1;
+    if (count < most) continue;
+    await reader.cancel();
+    return parseText(text.slice(0, text.lastIndexOf("\n") + 1)).slice(0, most);
+  }
+}

@@ -69,7 +69,7 @@ export function read(form) {
   const mounts = columns("mount_kind", "mount_source", "mount_target", "mount_access").filter(([kind, source, target]) => target && (kind === "tmpfs" || source));
   if (mounts.length) spec.mounts = mounts.map(([kind, source, target, access]) => (kind === "tmpfs" ? { type: "tmpfs", target } : `${source}:${target}${access === "read" ? ":ro" : ""}`));
   const memory = Number(value("memory").replace(",", "."));
-  if (memory > 0) spec.memory_bytes = Math.round(memory * { MB: 1024 ** 2, GB: 1024 ** 3 }[value("memory_unit") || "MB"]);
+  if (memory > 0) spec.memory_bytes = Math.round(memory * { MiB: 1024 ** 2, GiB: 1024 ** 3 }[value("memory_unit") || "MiB"]);
   const cpus = Number(value("cpus").replace(",", "."));
   if (cpus > 0) spec.cpus = cpus;
   if (value("restart") && value("restart") !== "no") spec.restart = value("restart");

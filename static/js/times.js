@@ -51,3 +51,13 @@ export function size(bytes) {
   }
   return "";
 }
+
+/** Memory as a person reads it: binary units, as limits are given. */
+export function memory(bytes) {
+  if (bytes < 1024) return `${bytes} B`;
+  for (const unit of ["KiB", "MiB", "GiB", "TiB"]) {
+    bytes /= 1024;
+    if (bytes < 1023.5 || unit === "TiB") return `${bytes < 9.95 && bytes % 1 ? bytes.toFixed(1) : Math.round(bytes)} ${unit}`;
+  }
+  return "";
+}

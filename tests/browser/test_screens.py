@@ -32,6 +32,14 @@ def pages_of(site: Any) -> dict[str, str]:
         "container-commit": f"/containers/{backend}/commit/",
         "run": "/containers/run/?image=postgres:16.4&name=leafy-postgres-2",
         "run-like": f"/containers/run/?like={backend}",
+        "images": "/images/",
+        "image-layers": f"/images/{image}/",
+        "image-config": f"/images/{image}/config/",
+        "image-tags": f"/images/{image}/tags/",
+        "image-users": f"/images/{image}/users/",
+        "image-remove": f"/images/{image}/remove/",
+        "image-search": "/images/search/?q=nginx",
+        "image-pull": "/images/pull/",
         "application": "/applications/leafy/",
     }
 

@@ -301,11 +301,15 @@ def _step(stage: str, index: str, line: int, name: str, status: str, reason: str
 
 
 def build_plan() -> list[dict[str, Any]]:
+    def stage(index: int, name: str, base: str, line: int, base_stage: int | None, needs: list[int], target: bool, *steps: tuple[int, str]) -> dict[str, Any]:
+        shown = [{"id": f"{index}.{number}", "name": text, "line": at} for number, (at, text) in enumerate(steps)]
+        kind = "image" if base_stage is None else "stage"
+        return {"index": index, "name": name, "base": base, "base_kind": kind, "base_stage": base_stage, "platform": "linux/amd64", "needs": needs, "images": [], "line": line, "steps": shown, "target": target}
+
     return [
-        {"index": 0, "name": "deps", "base": "maven:3.9-eclipse-temurin-21", "line": 1, "needs": [], "used": True, "steps": 4},
-        {"index": 1, "name": "build", "base": "deps", "line": 6, "needs": [0], "used": True, "steps": 2},
-        {"index": 2, "name": "test", "base": "deps", "line": 10, "needs": [0], "used": False, "steps": 2},
-        {"index": 3, "name": "", "base": "eclipse-temurin:21-jre", "line": 14, "needs": [1], "used": True, "steps": 6},
+        stage(0, "deps", "maven:3.9-eclipse-temurin-21", 1, None, [], False, (1, "FROM maven:3.9-eclipse-temurin-21 AS deps"), (2, "WORKDIR /src"), (3, "COPY pom.xml ."), (4, "RUN mvn -q dependency:go-offline")),
+        stage(1, "build", "deps", 6, 0, [0], False, (6, "FROM deps AS build"), (7, "COPY . ."), (8, "RUN mvn -q package -DskipTests")),
+        stage(3, "stage-3", "eclipse-temurin:21-jre", 14, None, [1], True, (14, "FROM eclipse-temurin:21-jre"), (15, "RUN useradd --uid 1000 app"), (16, "COPY --from=build /src/target/app.jar /app/"), (17, "USER app"), (18, "EXPOSE 8000"), (19, 'CMD ["java", "-jar", "/app/app.jar"]')),
     ]  # fmt: skip
 
 
@@ -315,11 +319,11 @@ def build_steps(done: bool) -> list[dict[str, Any]]:
         _step("deps", "0.2", 3, "COPY pom.xml .", "cached"), _step("deps", "0.3", 4, "RUN mvn -q dependency:go-offline", "cached"),
         _step("build", "1.1", 7, "COPY . .", "done", "3 files differ: Orders.java, README.md, .git/index", 0.6, 31_900_000),
         _step("build", "1.2", 8, "RUN mvn -q package -DskipTests", "done" if done else "running", "the step before was built again", 58 if done else 0, 34_600_000 if done else 0),
-        _step("3", "3.0", 14, "FROM eclipse-temurin:21-jre", "done", "the tag moved since yesterday", 6.1, 229_000_000),
-        _step("3", "3.1", 15, "RUN useradd --uid 1000 app", "done", "the step before was built again", 0.4, 4_100),
-        _step("3", "3.2", 16, "COPY --from=build /src/target/app.jar /app/", "done" if done else "waiting", "", 0.2 if done else 0, 34_600_000 if done else 0),
-        _step("3", "3.3", 17, "USER app", "done" if done else "waiting"), _step("3", "3.4", 18, "EXPOSE 8000", "done" if done else "waiting"),
-        _step("3", "3.5", 19, 'CMD ["java", "-jar", "/app/app.jar"]', "done" if done else "waiting"),
+        _step("stage-3", "3.0", 14, "FROM eclipse-temurin:21-jre", "done", "the tag moved since yesterday", 6.1, 229_000_000),
+        _step("stage-3", "3.1", 15, "RUN useradd --uid 1000 app", "done", "the step before was built again", 0.4, 4_100),
+        _step("stage-3", "3.2", 16, "COPY --from=build /src/target/app.jar /app/", "done" if done else "waiting", "", 0.2 if done else 0, 34_600_000 if done else 0),
+        _step("stage-3", "3.3", 17, "USER app", "done" if done else "waiting"), _step("stage-3", "3.4", 18, "EXPOSE 8000", "done" if done else "waiting"),
+        _step("stage-3", "3.5", 19, 'CMD ["java", "-jar", "/app/app.jar"]', "done" if done else "waiting"),
     ]  # fmt: skip
 
 
@@ -398,6 +402,10 @@ RECORDING = "\n".join([
 ]) + "\n"  # fmt: skip
 
 
+def _file(path: str, kind: str = "file", *, size: int = 0, change: str = "added", hidden: bool = False) -> dict[str, Any]:
+    return {"path": path, "kind": kind, "size": size, "mode": 0o644, "uid": 0, "gid": 0, "mtime": 0, "change": change, "link": "", "hidden": hidden}
+
+
 def node_answers() -> dict[str, Any]:
     """Return what a node answers to questions, by kind (for `RecordingSender.answers`)."""
     layers = [BASE, ("RUN apt-get install ca-certificates fontconfig locales", 42_100_000), JAVA, ("RUN useradd --uid 1000 app", 4_100), ("COPY --from=build /src/target /app", 66_200_000), ("RUN chown -R app /app/config", 3_800_000)]
@@ -416,11 +424,15 @@ def node_answers() -> dict[str, Any]:
             {"name": "bin", "mode": 0o120777, "size_bytes": 7, "mtime": now - 900000, "link_target": "usr/bin"}, {"name": "entrypoint.sh", "mode": 0o100755, "size_bytes": 2210, "mtime": now - 90000},
         ]},
         "container.timeline": {"events": []},
-        "image.layers": {"layers": [{"digest": f"sha256:{_id('z' + text)}", "diff_id": f"sha256:{_id(text)}", "size_bytes": amount, "created_by": text} for text, amount in layers]},
+        "image.layers": {"layers": [
+            {"index": index, "created_by": text, "unpacked": True, "shared_with": [_id("other")] * 4 if index < 3 else [], "layer": {
+                "chain": f"sha256:{_id('c' + text)}", "diff_id": f"sha256:{_id(text)}", "size": amount, "descriptor": {"digest": f"sha256:{_id('z' + text)}", "size": amount // 3},
+            }} for index, (text, amount) in enumerate(layers)
+        ]},
         "image.layer_files": {"files": [
-            {"path": "app", "kind": "A", "size_bytes": 66_200_000, "type": "directory"}, {"path": "app/app.jar", "kind": "A", "size_bytes": 34_600_000},
-            {"path": "app/classes", "kind": "A", "size_bytes": 28_700_000, "type": "directory", "hidden_by": 5}, {"path": "app/config", "kind": "C", "size_bytes": 500_000, "type": "directory"},
-            {"path": "app/config/logback.xml", "kind": "C", "size_bytes": 2_000}, {"path": "etc/motd", "kind": "D", "size_bytes": 0},
+            _file("app", "directory"), _file("app/app.jar", size=34_600_000), _file("app/classes", "directory", hidden=True),
+            _file("app/classes/leafy.class", size=28_700_000, hidden=True), _file("app/config", "directory", change="changed"),
+            _file("app/config/logback.xml", size=2_000, change="changed"), _file("etc", "directory", change="changed"), _file("etc/motd", change="removed"),
         ]},
         "image.search": {"results": [{"name": "nginx", "description": "Official build of Nginx.", "stars": 20412, "is_official": True}, {"name": "bitnami/nginx", "description": "Bitnami container image for NGINX", "stars": 197, "is_official": False}]},
         "volume.browse": {"entries": [{"name": "base", "mode": 0o040700, "size_bytes": 4096, "mtime": now - 60}, {"name": "PG_VERSION", "mode": 0o100600, "size_bytes": 3, "mtime": now - 900000}, {"name": "postgresql.conf", "mode": 0o100600, "size_bytes": 29_770, "mtime": now - 900000}]},

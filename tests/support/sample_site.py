@@ -83,21 +83,29 @@ def session_of(user_id: int) -> str:
 
 def serve(listener: socket.socket, facts: dict[str, Any]) -> None:
     import uvicorn
-    from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 
-    from webapp.asgi import application
+    from webapp.core.asgi import WharfingerHandler
+    from webapp.core.routes import require_declared
+    from webapp.core.statics import StaticFiles
+    from webapp.realtime.routing import websockets
+
+    require_declared()
+    django, statics = WharfingerHandler(), StaticFiles()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:  # the site without the Docker API
+        if scope["type"] == "websocket":
+            await websockets(scope, receive, send)
+        elif scope["path"].startswith("/static/"):
+            await statics(scope, receive, send)
+        else:
+            await django(scope, receive, send)
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             print(json.dumps(facts), flush=True)
 
-    handler = ASGIStaticFilesHandler(application)
-
-    async def site(scope: Any, receive: Any, send: Any) -> None:  # ASGI
-        await (handler if scope["type"] == "http" else application)(scope, receive, send)
-
-    config = uvicorn.Config(site, log_level="warning", lifespan="off", ws="auto", access_log=False)
+    config = uvicorn.Config(application, log_level="warning", lifespan="off", ws="auto", access_log=False)
     Server(config).run(sockets=[listener])
 
 

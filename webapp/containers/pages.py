@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -16,6 +16,7 @@ from webapp.containers.models import Container
 from webapp.core import states
 from webapp.core.answers import attempt, part_of
 from webapp.core.routes import page
+from webapp.nodes import selectors as nodes
 from webapp.operations.services import ask
 
 SORTS = {"name": "name", "state": "status", "image": "image", "since": "started_at", "who": "created_by__username", "node": "node__name"}
@@ -38,6 +39,7 @@ def container_list(request: HttpRequest) -> HttpResponse:
     groups = shown.grouped(rows) if is_grouped else [shown.Group("", rows)]
     context = {
         "page": listed,
+        "nodes": [node for node in nodes.node_list() if node.is_online],
         "groups": groups,
         "grouped": is_grouped and any(group.name for group in groups),
         "wanted": wanted,
@@ -205,7 +207,7 @@ def container_timeline(request: HttpRequest, ref: str) -> HttpResponse:
     choices = [{"key": key, "label": label, "current": key == wanted} for key, label in timeline.SOURCES.items()]
     return _show(
         request, container, "timeline", days=days, problem=problem, choices=choices,
-        call_path=f"/api/v1/containers/{container.name}/events/",
+        call_path=f"/api/v1/containers/{container.name}/timeline/",
     )  # fmt: skip
 
 
@@ -325,7 +327,7 @@ def application(request: HttpRequest, name: str) -> HttpResponse:
     if not rows:
         raise Http404(name)
     rows = shown.dress(rows, _host(request))
-    paths = [f"/ws/containers/{row.id}/logs/?as={row.service or row.name}:{1 + number % 6}" for number, row in enumerate(rows[:12])]
+    paths = [f"/ws/containers/{row.id}/logs/#{quote(row.service or row.name)}:{1 + number % 6}" for number, row in enumerate(rows[:12])]
     group = shown.Group(name, rows)
     return render(
         request,

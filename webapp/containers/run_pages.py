@@ -102,7 +102,7 @@ def image_facts(reference: str) -> dict[str, Any]:
 
 def _from_image(reference: str, name: str = "") -> Filled:
     facts = image_facts(reference)
-    filled = Filled({"image": reference, "name": name, "restart": "no", "memory_unit": "MB", "network": "bridge"})
+    filled = Filled({"image": reference, "name": name, "restart": "no", "memory_unit": "MiB", "network": "bridge"})
     if not facts.get("here"):
         return filled
     filled.ports = [_port_row(exposed) for exposed in facts["ports"]]
@@ -137,7 +137,7 @@ def _like(container: Container) -> Filled:
             "network": networks_of[0]["name"] if networks_of else spec.get("network_mode") or "bridge",
             "aliases": " ".join(networks_of[0].get("aliases") or []) if networks_of else "",
             "memory": f"{memory / 1024**2:g}" if memory else "",
-            "memory_unit": "MB",
+            "memory_unit": "MiB",
             "cpus": f"{resources['cpus']:g}" if resources.get("cpus") else "",
             "restart": (spec.get("restart") or {}).get("name", "no"),
             "user": spec.get("user", ""),

@@ -249,9 +249,9 @@ def _section(title: str, rows: list[tuple[str, str, str | None]], empty: str = "
 
 
 def _bytes(amount: Any) -> str:
-    from webapp.core.templatetags.wf import size_text
+    from webapp.core.templatetags.wf import memory_text
 
-    return size_text(amount) if amount else ""
+    return memory_text(amount) if amount else ""
 
 
 def _moment(seconds: Any) -> str:

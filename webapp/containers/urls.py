@@ -2,12 +2,11 @@
 
 from django.urls import path, re_path
 
-from webapp.containers import load_pages, pages, run_pages, verb_pages
+from webapp.containers import pages, run_pages, verb_pages
 
 urlpatterns = [
     path("containers/", pages.container_list, name="containers"),
     path("containers/rows/", pages.container_rows, name="container_rows"),
-    path("containers/load/", load_pages.load_of_all, name="container_load_of_all"),
     path("containers/run/", run_pages.run, name="container_run"),
     path("containers/bulk/", verb_pages.container_bulk, name="container_bulk"),
     path("containers/remove/", verb_pages.container_remove, name="containers_remove"),

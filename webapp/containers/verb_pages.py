@@ -27,7 +27,7 @@ VERBS: dict[str, Verb] = {
 }
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 CHANGES_SHOWN = 40
-UNITS = {"MB": 1024**2, "GB": 1024**3}
+UNITS = {"MiB": 1024**2, "GiB": 1024**3}
 
 
 def _url(container: Container) -> str:
@@ -207,7 +207,7 @@ def container_kill(request: HttpRequest, ref: str) -> HttpResponse:
 def container_update(request: HttpRequest, ref: str) -> HttpResponse:
     container = selectors.container_get(ref)
     limits = shown.limits(container)
-    unit = "GB" if limits["memory_bytes"] >= UNITS["GB"] and limits["memory_bytes"] % UNITS["GB"] == 0 else "MB"
+    unit = "GiB" if limits["memory_bytes"] >= UNITS["GiB"] and limits["memory_bytes"] % UNITS["GiB"] == 0 else "MiB"
     context = {
         "container": container,
         "limits": limits,
@@ -230,7 +230,7 @@ def container_update(request: HttpRequest, ref: str) -> HttpResponse:
 def limits_from(form: Any) -> dict[str, Any]:
     """Return the limits of a form (memory with its unit, cores, processes); empty fields mean none (0)."""
     limits: dict[str, Any] = {
-        "memory_bytes": int(decimal_of(form.get("memory", ""), "memory") * UNITS.get(form.get("memory_unit", "MB"), UNITS["MB"])),
+        "memory_bytes": int(decimal_of(form.get("memory", ""), "memory") * UNITS.get(form.get("memory_unit", "MiB"), UNITS["MiB"])),
         "cpus": decimal_of(form.get("cpus", ""), "cpus"),
     }
     if form.get("pids_limit", "").strip():

@@ -146,6 +146,24 @@ def size_plain(amount: float | None) -> str:
     return size_text(amount)
 
 
+def memory_text(amount: float) -> str:
+    """Return memory in binary units, as its limits are given: `512 MiB`, `1.5 GiB`."""
+    value = float(amount)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1023.5 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.1f} {unit}" if value < 9.95 and value % 1 else f"{value:.0f} {unit}"
+
+
+@register.filter
+def memory(amount: float | None) -> SafeString | str:
+    """Return an amount of memory with the exact bytes on hover."""
+    if not amount:
+        return "–"
+    return format_html('<span class="wf-num" title="{} bytes">{}</span>', f"{int(amount):,}", memory_text(amount))
+
+
 @register.filter
 def count(amount: float | None) -> str:
     """Return a number with its thousands parted."""
