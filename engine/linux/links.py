@@ -203,6 +203,15 @@ def list_rules(route: Netlink) -> list[Rule]:
     return found
 
 
+def rule_text(rule: Rule) -> str:
+    """Return a rule as `ip rule` shows it."""
+    parts = [f"{rule.priority}:"]
+    parts += ["to", rule.to] if rule.to else []
+    parts += ["iif", rule.iif] if rule.iif else []
+    parts += [f"fwmark {rule.mark:#x}/{rule.mask:#x}"] if rule.mark else []
+    return " ".join([*parts, rule.action, *([str(rule.target)] if rule.target else [])])
+
+
 def _ifinfo(*, index: int = 0, flags: int = 0, change: int = 0, family: int = 0) -> bytes:
     return struct.pack("=BBHiII", family, 0, 0, index, flags, change)
 

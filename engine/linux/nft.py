@@ -36,6 +36,7 @@ FAMILY_INET = 1
 
 _SUBSYSTEM = 10 << 8
 _NEWTABLE, _GETTABLE, _DELTABLE = _SUBSYSTEM | 0, _SUBSYSTEM | 1, _SUBSYSTEM | 2
+_NEWCHAIN = _SUBSYSTEM | 3
 _NEWELEM, _GETELEM, _DELELEM = _SUBSYSTEM | 12, _SUBSYSTEM | 13, _SUBSYSTEM | 14
 _INTERVAL_END = struct.pack(">I", 1)
 _TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
@@ -183,20 +184,21 @@ def packed_key(element: Element) -> bytes:
     return _packed(element.key)
 
 
-def table_removed(message: bytes) -> str:
-    """Return the name of the table that a notification of `NFT_GROUP` says was removed, else an empty text."""
+def tables_changed(message: bytes) -> tuple[set[str], set[str]]:
+    """Return the names of tables that a notification of `NFT_GROUP` says were removed, and those that were made.
+
+    A table that gets a chain, or whose chain gets another policy, counts as made.
+    """
+    removed: set[str] = set()
+    made: set[str] = set()
     offset = 0
     while offset + 16 <= len(message):
         size, kind = struct.unpack_from("=IH", message, offset)
-        if kind == _DELTABLE:
-            return (
-                attributes(message[offset + 20 : offset + size])
-                .get(1, b"")
-                .rstrip(b"\0")
-                .decode(errors="replace")
-            )
+        if kind in (_DELTABLE, _NEWTABLE, _NEWCHAIN):
+            name = attributes(message[offset + 20 : offset + size]).get(1, b"")
+            (removed if kind == _DELTABLE else made).add(name.rstrip(b"\0").decode(errors="replace"))
         offset += max(16, (size + 3) & ~3)
-    return ""
+    return removed, made
 
 
 def is_interface_name(name: str) -> bool:
@@ -263,7 +265,7 @@ def _parse_keys(body: bytes) -> set[bytes]:
 
 
 def listen() -> socket.socket:
-    """Return a non-blocking socket that tells of changes of the rules of this namespace (see `table_removed`)."""
+    """Return a non-blocking socket that tells of changes of the rules of this namespace (see `tables_changed`)."""
     sock = socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_NETFILTER
     )

@@ -6,6 +6,7 @@ Kernel settings (Linux Documentation/networking/ip-sysctl.rst) are written where
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 from ipaddress import ip_address
@@ -71,13 +72,34 @@ def remove_bridge(route: Netlink, name: str, mark: str) -> None:
     """Remove the bridge `name` if it carries `mark`; one that is not there counts as removed."""
     link = links.find_link(route, name)
     if link is not None and link.alias == mark:
+        remove_link(route, link)
+
+
+def remove_link(route: Netlink, link: links.Link) -> None:
+    """Remove an interface; one that went away meanwhile counts as removed."""
+    try:
         route.request(links.remove(link.index))
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
 
 
 def own_links(route: Netlink, instance: str) -> list[links.Link]:
     """Return the interfaces of this namespace that are this engine's."""
     prefix = f"wharfinger-{instance}:"
     return [link for link in links.list_links(route) if link.alias.startswith(prefix)]
+
+
+def unmarked_links(route: Netlink, instance: str) -> list[links.Link]:
+    """Return interfaces that were made for this engine and never marked: whoever made them was killed in between."""
+    prefixes = (f"wb{instance[:6]}", f"wv{instance[:6]}")
+    found = [link for link in links.list_links(route) if link.name.startswith(prefixes) and not link.alias]
+    return [link for link in found if link.kind in ("bridge", "veth") and len(link.name) == 15]
+
+
+def setting(name: str) -> str:
+    """Return a kernel setting below `net`, like `ipv4/ip_forward`; empty where the kernel has none."""
+    return _read(_SYSCTL / name)
 
 
 def _settings(network: Network) -> None:

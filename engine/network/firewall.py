@@ -154,21 +154,29 @@ class Firewall:
 
     def missing(self, elements: Iterable[Element]) -> list[Element]:
         """Return those elements that the kernel does not have; all of them when the table is gone."""
-        wanted = list(elements)
+        wanted = [*elements, *self._host_ports]
         if not self.table.exists():
             return wanted
         have = {name: self.table.keys(name) for name in {element.set for element in wanted}}
         return [element for element in wanted if packed_key(element) not in have[element.set]]
 
-    def add_routing(self, route: Netlink, networks: Iterable[Network]) -> None:
-        """Put the routing rules of the networks there, and those that all of them share."""
-        have = {
-            (rule.family, rule.priority, rule.iif, rule.to, rule.mark) for rule in links.list_rules(route)
-        }
+    def extra(self, elements: Iterable[Element]) -> bool:
+        """Tell whether the kernel has elements beside these."""
+        wanted: dict[str, set[bytes]] = defaultdict(set)
+        for element in (*elements, *self._host_ports):
+            wanted[element.set].add(packed_key(element))
+        return any(self.table.keys(name) - wanted[name] for name in _SETS if name != "uplinks")
+
+    def add_routing(self, route: Netlink, networks: Iterable[Network]) -> list[str]:
+        """Put the routing rules of the networks there, and those that all of them share; return what was missing."""
+        have = self.own_routing(route)
+        added = []
         for rule in self.routing(networks):
-            if (rule.family, rule.priority, rule.iif, rule.to, rule.mark) not in have:
+            if rule not in have:
                 with suppress(FileExistsError):
                     route.request(links.add_rule(rule))
+                    added.append(f"routing rule {links.rule_text(rule)}")
+        return added
 
     def remove_routing(self, route: Netlink, network: Network) -> None:
         """Take the routing rules of one network away."""

@@ -25,16 +25,17 @@ from pathlib import Path
 from engine.config import EngineConfig
 from engine.containers.model import Container, Endpoint, EndpointSpec, PortBinding, PortSpec
 from engine.db import Database
-from engine.linux.netlink import NETLINK_ROUTE, Netlink
-from engine.network import bridges, files, interfaces
-from engine.network.firewall import Firewall, network_elements
+from engine.network import files, interfaces
+from engine.network.firewall import Firewall
 from engine.network.later import Later
 from engine.network.memberships import Memberships
 from engine.network.model import Network, NetworkSpec
-from engine.network.networks import Networks, published_elements
+from engine.network.neighbours import Neighbours
+from engine.network.networks import Networks
 from engine.network.publishing import Publisher
 from engine.network.reservations import PortPolicy
-from engine.network.store import PortRow, select_endpoints, select_networks
+from engine.network.store import PortRow
+from engine.network.upkeep import Upkeep
 
 List = list  # in the class below `list` is a verb
 
@@ -51,6 +52,14 @@ class NetworkManager:
         self._members = Memberships(config, db, self._networks, self._later)
         policy = PortPolicy(config.default_publish_address)
         self._publisher = Publisher(db, self._networks, policy, self._later)
+        self._upkeep = Upkeep(
+            config,
+            db,
+            networks=self._networks,
+            members=self._members,
+            publisher=self._publisher,
+            neighbours=Neighbours(self._firewall.table.name, f"wb{config.instance[:6]}"),
+        )
 
     # networks
 
@@ -139,33 +148,27 @@ class NetworkManager:
 
     # the host
 
-    def restore(self) -> None:
-        """Make this host as the records say: forwarding, bridges, rules; after a start, a reboot or somebody's flush."""
-        self._networks.ensure_default()
-        networks = select_networks(self._db.read())
-        with Netlink(NETLINK_ROUTE) as route:
-            self._networks.enable_forwarding(ipv6=any(network.ipv6 for network in networks))
-            for network in networks:
-                bridges.ensure_bridge(route, network, self._networks.mark("network", network.id))
-            self._firewall.add_routing(route, networks)
-        with self._networks.firewall_lock():
-            elements = [element for network in networks for element in network_elements(network)]
-            if self._firewall.missing([*elements, *published_elements(self._db.read())]):
-                self._networks.load_firewall()
+    @property
+    def table_name(self) -> str:
+        """The name of this engine's one nftables table."""
+        return self._firewall.table.name
+
+    def restore(self, *, neighbours: bool = True) -> List[str]:
+        """Make this host as the records say: forwarding, bridges, rules; after a start, a reboot or somebody's flush.
+
+        Returns what was missing, in words. With `neighbours` other firewalls are looked at too (some 30 ms).
+        """
+        return self._upkeep.restore(neighbours=neighbours)
+
+    def check(self, containers: Collection[str]) -> List[str]:
+        """Return in words what does not match; `containers` are the ids of those that run."""
+        return self._upkeep.check(containers)
 
     def sweep(self, containers: Collection[str]) -> List[str]:
-        """Remove what belongs to no container of `containers` (ids of those that live) and no network on record.
+        """Remove what belongs to none of `containers` (ids of those that run) and no network on record; say what."""
+        return self._upkeep.sweep(containers)
 
-        Only interfaces that carry this engine's mark are looked at. Returns what was removed, in words.
-        """
-        swept = []
-        connection = self._db.read()
-        for row in select_endpoints(connection):
-            if row.container_id not in containers:
-                self.detach(row.container_id, row.network_id)
-                swept.append(f"address {row.ipv4 or row.ipv6} of container {row.container_id[:12]}")
-        for port in self._publisher.held():
-            if port.container_id not in containers:
-                self.unpublish(port.container_id)
-                swept.append(f"port {port.binding.host_port} of container {port.container_id[:12]}")
-        return swept
+    def dismantle(self) -> None:
+        """Take everything of this engine's networks off the host; the records stay. For uninstalling, and for tests."""
+        self._later.flush()
+        self._upkeep.dismantle()

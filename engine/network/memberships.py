@@ -160,6 +160,10 @@ class Memberships:
         with self._db.transaction() as connection:
             connection.execute("UPDATE endpoints SET name = ? WHERE container_id = ?", (name, container_id))
 
+    def veth_of(self, row: EndpointRow) -> str:
+        """Return the name of the host's end of an endpoint's interface, there or not."""
+        return bridges.veth_name(self._instance, row.container_id, row.network_id)
+
     def _guard(self, route: Netlink, outer: links.Link, network: Network, row: EndpointRow) -> None:
         if not network.spoof_check:
             return

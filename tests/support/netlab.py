@@ -111,9 +111,16 @@ def container(
     bindings = manager.hold(identity, ports or [], name=name)
     netns = folder / f"netns-{identity[:8]}"
     manager.make_netns(netns)
-    endpoint = manager.allocate(network, identity, spec, name=name or f"c{number}", hostname=identity[:12])
-    endpoint = manager.attach(netns, identity, endpoint)
-    manager.publish(identity, endpoint, bindings)
+    try:
+        endpoint = manager.allocate(
+            network, identity, spec, name=name or f"c{number}", hostname=identity[:12]
+        )
+        endpoint = manager.attach(netns, identity, endpoint)
+        manager.publish(identity, endpoint, bindings)
+    except BaseException:
+        manager.release(identity)
+        manager.remove_netns(netns)
+        raise
     return FakeContainer(identity, netns, endpoint, bindings)
 
 
