@@ -63,8 +63,8 @@ class NetworkManager:
 
     # networks
 
-    def create(self, spec: NetworkSpec) -> Network:
-        return self._networks.create(spec)
+    def create(self, spec: NetworkSpec, identity: str = "") -> Network:
+        return self._networks.create(spec, identity)
 
     def list(self) -> List[Network]:
         return self._networks.all()

@@ -61,8 +61,8 @@ class Networks:
         self._db = db
         self.firewall = firewall
 
-    def create(self, spec: NetworkSpec) -> Network:
-        """Make a network and its bridge.
+    def create(self, spec: NetworkSpec, identity: str = "") -> Network:
+        """Make a network and its bridge. `identity` is its id (64 hex digits); one that is there already is returned.
 
         Raises `BadSpec` for what cannot be, `AlreadyExists` for a name or subnet in use, `Denied` for a built-in name.
         """
@@ -70,7 +70,10 @@ class Networks:
         if spec.name in ("host", "none", "default", "container"):
             raise Denied(f"the name {spec.name} is built in", hint="choose another name")
         with self._changing(), Netlink(NETLINK_ROUTE) as route, self._db.transaction() as connection:
-            return self._create(connection, route, spec)
+            if identity:
+                with suppress(NetworkNotFound):
+                    return select_network(connection, identity)
+            return self._create(connection, route, spec, identity)
 
     def ensure_default(self) -> Network:
         """Return the network that containers join when none is named, made when it is not there yet."""
@@ -180,10 +183,12 @@ class Networks:
         with file_lock(self._config.run_root / "networks.lock"):
             yield
 
-    def _create(self, connection: sqlite3.Connection, route: Netlink, spec: NetworkSpec) -> Network:
+    def _create(
+        self, connection: sqlite3.Connection, route: Netlink, spec: NetworkSpec, identity: str = ""
+    ) -> Network:
         if connection.execute("SELECT 1 FROM networks WHERE name = ?", (spec.name,)).fetchone():
             raise AlreadyExists(f"network {spec.name!r} exists already", hint="choose another name")
-        identity = secrets.token_hex(32)
+        identity = identity or secrets.token_hex(32)
         bridge = spec.options.get(BRIDGE_NAME) or bridges.bridge_name(self._config.instance, identity)
         if links.find_link(route, check_interface_name(bridge)) is not None:
             raise AlreadyExists(
