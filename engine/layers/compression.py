@@ -53,6 +53,18 @@ _MEDIA_TYPES = {
 }
 
 
+# isal's and zstandard's stubs do not say that these are classes of exceptions
+_DAMAGE: tuple[type[Exception], ...] = (
+    cast(type[Exception], igzip_lib.error),
+    cast(type[Exception], zstandard.ZstdError),
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+)
+
+
 def detect(head: bytes) -> Compression:
     """Return how a stream that begins with `head` (at least 6 bytes where there are as many) is packed."""
     for magic, kind in _MAGICS:

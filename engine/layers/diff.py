@@ -104,7 +104,7 @@ class _Packer:
         self._write(self._entry(name or ".", Kind.DIRECTORY, info, xattrs.read(fd, self._shift)))
 
     def _add_folder(self, folder: Folder, base: str) -> None:
-        if self._overlay and folder.path and _is_opaque(folder.fd):
+        if self._overlay and folder.path and is_opaque(folder.fd):
             self._write(TarEntry(f"{base}/{OPAQUE}", mtime_ns=0, mode=0))
         for name, info in folder.entries:
             self._add(folder.fd, name, f"{base}/{name}" if base else name, info)
@@ -185,10 +185,10 @@ class _Packer:
 def changes(upper: Path, lowers: Sequence[Path]) -> list[Change]:
     """Return what `upper` changes over `lowers` (topmost first), sorted by path, as `docker diff` shows it."""
     found: list[Change] = []
-    below = _Lowers(lowers)
+    below = Lowers(lowers)
     with opened_directory(upper) as root, below:
         for folder in walk(root):
-            opaque = bool(folder.path) and _is_opaque(folder.fd)
+            opaque = bool(folder.path) and is_opaque(folder.fd)
             if opaque:
                 found.extend(Change("D", f"/{path}") for path in below.hidden_in(folder))
             for name, info in folder.entries:
@@ -206,7 +206,7 @@ def changes(upper: Path, lowers: Sequence[Path]) -> list[Change]:
     return sorted(found, key=lambda change: change.path)
 
 
-class _Lowers:
+class Lowers:
     """The merged view of a stack of layer folders, topmost first, looked at one path at a time."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -214,7 +214,7 @@ class _Lowers:
         self._fds: list[int] = []
         self._opaque: list[str] = []
 
-    def __enter__(self) -> _Lowers:
+    def __enter__(self) -> Lowers:
         self._fds = [os.open(folder, DIRECTORY) for folder in self._folders]
         return self
 
@@ -239,6 +239,14 @@ class _Lowers:
             if ends:
                 return None
         return None
+
+    def covers(self, path: str, *, is_directory: bool) -> bool:
+        """Tell whether these layers, lying above a file at `path`, hide it (a directory is merged with theirs)."""
+        for fd in self._fds:
+            info, ends = _look(fd, path)
+            if ends and not (is_directory and info is not None and stat.S_ISDIR(info.st_mode)):
+                return True
+        return False
 
     def hidden_in(self, folder: Folder) -> Iterator[str]:
         """Give the paths of lower files in a directory that became opaque and that are not there again."""
@@ -275,7 +283,7 @@ def _look(root: int, path: str) -> tuple[os.stat_result | None, bool]:
             child = os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
             os.close(fd)
             fd = child
-            opaque = opaque or _is_opaque(fd)
+            opaque = opaque or is_opaque(fd)
         return None, opaque
     finally:
         os.close(fd)
@@ -295,7 +303,7 @@ def _has_entries(parent: int, name: str) -> bool:
         return False
 
 
-def _is_opaque(fd: int) -> bool:
+def is_opaque(fd: int) -> bool:
     try:
         return os.getxattr(fd, OVERLAY_OPAQUE) == b"y"
     except OSError as error:

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import sqlite3
 import stat
 import threading
@@ -61,6 +62,10 @@ SCHEMA = Schema(
             diff_id TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0, target TEXT NOT NULL DEFAULT '',
             created REAL NOT NULL, boot TEXT NOT NULL DEFAULT '') STRICT""",
         "CREATE INDEX snapshots_parent ON snapshots (parent)",
+        # numbers begin anywhere: a folder's name decides where on the disk its tree begins (`spread_children`), so that
+        # two homes on one disk do not crowd each other
+        """INSERT INTO sqlite_sequence (name, seq) SELECT 'snapshots', abs(random() % 30000)
+            WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'snapshots')""",
     ),
 )
 
@@ -267,17 +272,27 @@ class OverlaySnapshotter:
 
     def remove(self, name: str) -> None:
         """Remove a layer or an active snapshot; what is not there counts as done. Raises `InUse` if something stands on it."""
+        trash = self.detach(name)
+        if trash is not None:
+            remove_tree(trash)
+
+    def detach(self, name: str) -> Path | None:
+        """As `remove`, but leave the files in a folder that is returned, for the caller to remove when it has time."""
         with self._db.transaction() as connection:
             row = connection.execute("SELECT * FROM snapshots WHERE name = ?", (name,)).fetchone()
             if row is None:
-                return
+                return None
             child = connection.execute("SELECT name FROM snapshots WHERE parent = ?", (name,)).fetchone()
             if child is not None and row["kind"] == "layer":
                 raise InUse(f"layer {name} is below {child['name']}")
             if row["target"]:
                 self._mounts.unmount(row["target"])
             connection.execute("DELETE FROM snapshots WHERE seq = ?", (row["seq"],))
-        self._throw_away(row["seq"])
+        return self._to_trash(row["seq"])
+
+    def transient_key(self, what: str) -> str:
+        """Return a new key that says which process made it: `sweep` removes the snapshot when that one is dead."""
+        return f"{what}@{os.getpid()}.{_start_time(os.getpid())}.{secrets.token_hex(6)}"
 
     def lock(self, chain: Digest, *, timeout_s: float = 3600) -> AbstractContextManager[None]:
         """Hold off everybody else who wants to make the layer `chain` (for the time of one layer, never two at once).
@@ -297,6 +312,10 @@ class OverlaySnapshotter:
             self._mounts.unmount(str(folder), detach=True)
             folder.rmdir()
             removed.append(f"staging/{folder.name}")
+        for info in list(self.walk()):
+            if info.kind == "active" and _is_orphan(info.name):
+                self.remove(info.name)
+                removed.append(info.name)
         for folder in self._trash.iterdir():
             remove_tree(folder)
             removed.append(f"trash/{folder.name}")
@@ -409,13 +428,18 @@ class OverlaySnapshotter:
         self._throw_away(seq)
 
     def _throw_away(self, seq: int) -> None:
+        trash = self._to_trash(seq)
+        if trash is not None:
+            remove_tree(trash)
+
+    def _to_trash(self, seq: int) -> Path | None:
         name = _base36(seq)
         trash = self._trash / f"{name}.{time.monotonic_ns()}"
         try:
             (self._layers / name).rename(trash)
         except FileNotFoundError:
-            return
-        remove_tree(trash)
+            return None
+        return trash
 
     def _db_set_target(self, key: str, target: str) -> None:
         with self._db.transaction() as connection:
@@ -541,6 +565,21 @@ def _make_work(work: Path) -> None:
     if (work / "work").exists():
         remove_tree(work)
     work.mkdir(mode=0o700, exist_ok=True)
+
+
+def _start_time(pid: int) -> str:
+    """Return when a process started, in the kernel's ticks (proc_pid_stat(5), field 22); empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _is_orphan(key: str) -> bool:
+    """Tell whether `key` is a transient one of a process that is no more."""
+    _, at, owner = key.rpartition("@")
+    pid, _, rest = owner.partition(".")
+    return bool(at) and pid.isdigit() and _start_time(int(pid)) != rest.partition(".")[0]
 
 
 def _base36(number: int) -> str:
