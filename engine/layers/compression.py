@@ -125,14 +125,9 @@ class UnpackedReader(io.RawIOBase):
     def _more(self) -> bytes:
         try:
             data = self._unpacker.more()
-        except (
-            isal_zlib.error,
-            zlib.error,
-            lzma.LZMAError,
-            zstandard.ZstdError,
-            EOFError,
-            ValueError,
-        ) as error:
+        except _DAMAGE as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the source, not of a decompressor
             raise BadArchive(f"the {self.compression} data is damaged: {error}") from error
         self.unpacked += len(data)
         if self.unpacked > self._limits.ratio_floor and self.unpacked > self.packed * self._limits.max_ratio:
