@@ -41,8 +41,8 @@ SCHEMA = Schema(
         "CREATE INDEX build_steps_what ON build_steps (what)",
         "CREATE INDEX build_steps_place ON build_steps (place)",
         "CREATE INDEX build_steps_used ON build_steps (used)",
-        """CREATE TABLE build_downloads (
-            url TEXT PRIMARY KEY, etag TEXT NOT NULL, digest TEXT NOT NULL, used REAL NOT NULL) STRICT""",
+        """CREATE TABLE build_aliases (
+            alias TEXT PRIMARY KEY, key TEXT NOT NULL REFERENCES build_steps (key) ON DELETE CASCADE) STRICT""",
     ),
 )
 
@@ -138,6 +138,12 @@ class BuildCache:
             row["created"],
         )
 
+    def find_alias(self, alias: str) -> tuple[str, StepLayer] | None:
+        """Return key and result of the step that a quicker key led to before."""
+        row = self._db.read().execute("SELECT key FROM build_aliases WHERE alias = ?", (alias,)).fetchone()
+        found = self.find(row["key"]) if row is not None else None
+        return None if found is None else (row["key"], found)
+
     def touch(self, keys: Iterable[str]) -> None:
         """Note that records were used."""
         now = time.time()
@@ -146,13 +152,17 @@ class BuildCache:
                 "UPDATE build_steps SET used = ?, uses = uses + 1 WHERE key = ?", [(now, key) for key in keys]
             )
 
-    def add(self, steps: Iterable[tuple[Meaning, StepLayer]]) -> None:
-        """Record steps that were done; their layers must be durable by now."""
+    def add(self, steps: Iterable[tuple[Meaning, StepLayer]], aliases: Mapping[str, str]) -> None:
+        """Record steps that were done; their layers must be durable by now. `aliases` are quicker keys for them."""
         now = time.time()
         rows = [_row(meaning, layer, now) for meaning, layer in steps]
         with self._db.transaction() as connection:
             marks = ", ".join("?" * 16)
             connection.executemany(f"INSERT OR REPLACE INTO build_steps VALUES ({marks})", rows)
+            connection.executemany(
+                "INSERT OR REPLACE INTO build_aliases SELECT ?, key FROM build_steps WHERE key = ?",
+                [*aliases.items()],
+            )
 
     def reason(self, meaning: Meaning) -> str:
         """Say why there is no usable record of a step, by the nearest one there is."""

@@ -21,6 +21,7 @@ from engine.build.shell import ShellSyntaxError
 from engine.build.stopsignals import is_signal
 from engine.build.variables import DEFAULT_PATH, Scope
 from engine.digest import Digest
+from engine.layers.pack import PendingBlob
 from engine.oci.descriptor import Descriptor
 from engine.oci.image_config import ContainerConfig, Healthcheck, History, ImageConfig
 from engine.platform import Platform
@@ -31,12 +32,16 @@ DEFAULT_SHELL = ("/bin/sh", "-c")
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of the image being built. `descriptor` is that of its blob."""
+    """A layer of the image being built."""
 
     diff_id: Digest
     chain: Digest
-    descriptor: Descriptor
+    blob: Descriptor | PendingBlob
     size: int = 0
+
+    def descriptor(self) -> Descriptor:
+        """Return the descriptor of the blob, waiting for one that is still being made."""
+        return self.blob if isinstance(self.blob, Descriptor) else self.blob.wait()
 
 
 @dataclass
@@ -107,6 +112,9 @@ class StageState:
             lines[place] = line
         self.config = replace(self.config, env=tuple(lines))
         self.scope.environment[name] = value
+
+    def set_workdir(self, path: str) -> None:
+        self.config = replace(self.config, working_dir=path)
 
     def ensure_path(self) -> None:
         """Give an image without a PATH the usual one."""

@@ -57,8 +57,12 @@ class Job:
             "into_folder": self.into_folder,
             "chown": self.chown,
             "chmod": self.chmod,
-            "shape": [[item.single, item.unpack, len(item.facts)] for item in self.items],
+            "parents": self.parents,
         }
+
+    def shape(self) -> list[list[Any]]:
+        """Return how the files are divided among the sources, which the facts do not say."""
+        return [[item.single, item.unpack, len(item.facts)] for item in self.items]
 
 
 @dataclass(frozen=True)
