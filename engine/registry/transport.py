@@ -221,18 +221,20 @@ class Transport:
         if response.status in request.ok:
             return response
         with response:
-            body = _error_body(response)
-            error = error_of(
-                response.status,
-                body,
-                host=self._auth.domain,
-                what=request.what,
-                logged_in=self._auth.logged_in,
-                secrets=self._auth.secrets(),
-            )
+            error = self._error(request, response.status, _error_body(response))
             if response.status in RETRYABLE_STATUS:
                 error.context["retry_after_s"] = retry_after_s(response.header("Retry-After"))
             raise error
+
+    def _error(self, request: Request, status: int, body: bytes) -> EngineError:
+        return error_of(
+            status,
+            body,
+            host=self._auth.domain,
+            what=request.what,
+            logged_in=self._auth.logged_in,
+            secrets=self._auth.secrets(),
+        )
 
     def _authorised(self, request: Request) -> Response:
         """Send with what we know of the registry's wishes; on 401 learn them and send once more."""
@@ -244,15 +246,10 @@ class Transport:
         body = _error_body(response)
         response.close()
         answer = self._auth.answer(challenges, request.scopes, sent)
-        if answer is None or not _is_repeatable(request.body):
-            raise error_of(
-                401,
-                body,
-                host=self._auth.domain,
-                what=request.what,
-                logged_in=self._auth.logged_in,
-                secrets=self._auth.secrets(),
-            )
+        if answer is None:
+            raise self._error(request, 401, body)
+        if not _is_repeatable(request.body):
+            raise Interrupted(f"{self._auth.domain} wanted a new token in the middle of {request.what}")
         return self._redirected(request, answer)
 
     def _redirected(self, request: Request, authorization: str | None) -> Response:
@@ -276,7 +273,8 @@ class Transport:
         try:
             return self._exchange_over(connection, request, url, authorization)
         except Interrupted:
-            if connection.fresh or connection.stalled or not _is_repeatable(request.body):
+            # a body in parts may have been taken in part: whoever sends it asks the registry first how far it got
+            if connection.fresh or connection.stalled or not isinstance(request.body, bytes):
                 raise
             self._cancel.check()
         return self._exchange_over(

@@ -25,7 +25,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -72,7 +72,7 @@ class Exchange:
 
     registry: FakeRegistry
     handler: BaseHTTPRequestHandler
-    body_read: bool = field(default=False)
+    body_read: bool = False
 
     @property
     def path(self) -> str:
@@ -85,10 +85,18 @@ class Exchange:
     def reply(
         self, status: int, body: bytes = b"", headers: dict[str, str] | None = None, *, length: int = -1
     ) -> None:
+        self.read_body()
         headers = {"Content-Length": str(len(body) if length < 0 else length), **(headers or {})}
         self.head(status, headers)
         if self.handler.command != "HEAD":
             self.handler.wfile.write(body)
+
+    def read_body(self, into: bytearray | None = None) -> bytes:
+        """Return the request's body; a second time there is none. `into` keeps what came where the sender breaks off."""
+        if self.body_read:
+            return b""
+        self.body_read = True
+        return _read_body(self.handler, bytearray() if into is None else into)
 
     def head(self, status: int, headers: dict[str, str]) -> None:
         self.handler.send_response(status)
@@ -275,7 +283,7 @@ class FakeRegistry:
         if path.path == "/token":
             return self._token(exchange)
         if not self._allowed(exchange):
-            _read_body(exchange.handler)
+            exchange.read_body()
             return exchange.reply(401, _error("UNAUTHORIZED"), {"WWW-Authenticate": self.challenge(exchange)})
         if path.path == "/v2/":
             return exchange.reply(200, b"{}", {"Docker-Distribution-Api-Version": "registry/2.0"})
@@ -304,7 +312,7 @@ class FakeRegistry:
 
     def _token(self, exchange: Exchange) -> None:
         given = exchange.handler.headers.get("Authorization", "")
-        form = parse_qs(_read_body(exchange.handler).decode())
+        form = parse_qs(exchange.read_body().decode())
         if given not in ("", self.basic()) or form.get("refresh_token", [self.password]) != [self.password]:
             return exchange.reply(401, _error("UNAUTHORIZED"))
         token = secrets.token_hex(16)
@@ -313,7 +321,7 @@ class FakeRegistry:
 
     def _manifest(self, exchange: Exchange, repository: str, target: str) -> None:
         if exchange.handler.command == "PUT":
-            data = _read_body(exchange.handler)
+            data = exchange.read_body()
             media_type = exchange.handler.headers.get("Content-Type", "")
             digest = self.add_manifest(repository, "" if ":" in target else target, data, media_type)
             return exchange.reply(201, b"", {"Docker-Content-Digest": digest})
@@ -346,7 +354,7 @@ class FakeRegistry:
 
     def _begin_upload(self, exchange: Exchange, repository: str) -> None:
         query = parse_qs(urlsplit(exchange.path).query)
-        _read_body(exchange.handler)
+        exchange.read_body()
         digest, source = query.get("mount", [""])[0], query.get("from", [""])[0]
         if digest and digest in self.linked.get(source, ()):
             self.linked.setdefault(repository, set()).add(digest)
@@ -361,13 +369,13 @@ class FakeRegistry:
     def _upload(self, exchange: Exchange, repository: str, name: str) -> None:
         data, method = self.uploads.get(name), exchange.handler.command
         if data is None:
-            _read_body(exchange.handler)
+            exchange.read_body()
             return exchange.reply(404, _error("BLOB_UPLOAD_UNKNOWN"))
         if method == "DELETE":
             del self.uploads[name]
             return exchange.reply(204)
         if method in ("PATCH", "PUT"):
-            _read_body(exchange.handler, data)
+            exchange.read_body(data)
         if method == "PUT":
             return self._finish_upload(exchange, repository, name, bytes(data))
         headers = {"Location": self._location(repository, name), "Range": f"0-{max(0, len(data) - 1)}"}
@@ -443,9 +451,8 @@ def _handler_of(registry: FakeRegistry) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _read_body(handler: BaseHTTPRequestHandler, into: bytearray | None = None) -> bytes:
-    """Read a request's body, also a chunked one; `into` keeps what came where the sender breaks off."""
-    data = bytearray() if into is None else into
+def _read_body(handler: BaseHTTPRequestHandler, data: bytearray) -> bytes:
+    """Read a request's body, also a chunked one, into `data`."""
     if handler.headers.get("Transfer-Encoding", "").lower() == "chunked":
         while size := int(handler.rfile.readline().strip() or b"0", 16):
             data += handler.rfile.read(size)
