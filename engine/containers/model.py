@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar, get_args, get_type_hints
+from functools import cache
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from engine.errors import BadSpec
 
@@ -309,15 +310,22 @@ def from_json(kind: type[T], data: Any, where: str = "") -> T:
     """Build the dataclass `kind` from JSON; unknown fields and wrong types raise `BadSpec` naming the field."""
     if not isinstance(data, dict):
         raise BadSpec(f"{where or kind.__name__} must be an object")
-    hints = get_type_hints(kind)
+    hints = _hints(cast(Any, kind))
     for name in data:
         if name not in hints:
             raise BadSpec(f"unknown field {where + '.' if where else ''}{name}")
-    values = {name: _convert(hints[name], item, f"{where}.{name}" if where else name) for name, item in data.items()}
+    values = {
+        name: _convert(hints[name], item, f"{where}.{name}" if where else name) for name, item in data.items()
+    }
     try:
         return kind(**values)
     except TypeError as error:
         raise BadSpec(f"{where or kind.__name__}: {error}") from error
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:  # a dataclass
+    return get_type_hints(kind)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -140,6 +140,22 @@ def make_userns(
         undo.pop_all()
 
 
+def make_netns_inside(userns: Path, netns: Path, *, mounts: Mounts | None = None) -> None:
+    """Pin a new network namespace that is owned by a user namespace which is there already. Costs a fork."""
+    mounts = mounts or LinuxMounts()
+    owner = os.open(userns, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with ExitStack() as undo, _unshared(CLONE_NEWNET, owner) as pid:
+            unpin(netns, mounts=mounts)
+            netns.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            netns.touch(mode=0o600)
+            undo.callback(unpin, netns, mounts=mounts)
+            mounts.mount(f"/proc/{pid}/ns/net", str(netns), "none", MS_BIND)
+            undo.pop_all()
+    finally:
+        os.close(owner)
+
+
 def unpin(path: Path, *, mounts: Mounts | None = None) -> None:
     """Let go of a pinned namespace: unmount and remove the file. Idempotent; processes inside keep it alive."""
     (mounts or LinuxMounts()).unmount(str(path), detach=True)
@@ -173,7 +189,7 @@ def temporary_userns(
 
 
 @contextmanager
-def _unshared(flags: int) -> Iterator[int]:
+def _unshared(flags: int, owner: int = -1) -> Iterator[int]:
     """Keep a child in new namespaces for the time of the block and yield its process id.
 
     The child is a fork that only makes system calls: unshare(2) of a user namespace is refused to a process with threads.
@@ -183,7 +199,9 @@ def _unshared(flags: int) -> Iterator[int]:
     pid = os.fork()
     if pid == 0:
         os.close(leave_write)  # or our own copy would keep the read below from ever ending
-        os.write(ready_write, b"\0" if _libc.unshare(flags) == 0 else bytes([ctypes.get_errno() & 0xFF]))
+        inside = owner < 0 or _libc.setns(owner, CLONE_NEWUSER) == 0
+        done = inside and _libc.unshare(flags) == 0
+        os.write(ready_write, b"\0" if done else bytes([ctypes.get_errno() & 0xFF]))
         os.read(leave_read, 1)
         os._exit(0)
     try:

@@ -19,6 +19,7 @@ import select
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,12 @@ class Monitors:
         self._cgroups = cgroups
         self._group = f"{group}/monitors"
 
-    def create(self, launch: Launch, timeout_s: float = CREATE_TIMEOUT_S) -> Launched:
+    def create(
+        self, launch: Launch, *, inherit: Sequence[int] = (), timeout_s: float = CREATE_TIMEOUT_S
+    ) -> Launched:
         """Start the monitor, have the runtime create the container, and return its processes.
+
+        The monitor keeps the descriptors `inherit` open for its life: sockets that hold published ports.
 
         Raises `CommandFailed` with the runtime's message (status 127 or 126 when the program to run is not there or cannot be
         executed), `Unavailable` when it does not answer in time. Then no process is left.
@@ -76,7 +81,7 @@ class Monitors:
             undo.callback(os.close, answer_read)
             with ExitStack() as ours:
                 ours.callback(os.close, answer_write)
-                program = self._spawn(launch, answer_write)
+                program = self._spawn(launch, answer_write, inherit)
             undo.callback(_end, program)
             with suppress(subprocess.TimeoutExpired):
                 # conmon forks: this waits for the launcher, not for the monitor
@@ -101,7 +106,7 @@ class Monitors:
         """Tell whether a monitor is in the group of the monitors, out of reach of whoever stops our services."""
         return monitor.pid in self._cgroups.processes(self._group)
 
-    def _spawn(self, launch: Launch, answer: int) -> subprocess.Popen[bytes]:
+    def _spawn(self, launch: Launch, answer: int, inherit: Sequence[int]) -> subprocess.Popen[bytes]:
         bundle = launch.bundle
         argv = [
             self._path, "--api-version", "1", "--cid", bundle.id, "--cuuid", bundle.id, "--name", bundle.id,
@@ -124,7 +129,7 @@ class Monitors:
                 argv.append("--leave-stdin-open")
         environment = {**CLEAN_ENV, "_OCI_SYNCPIPE": str(answer)}
         return subprocess.Popen(
-            argv, env=environment, pass_fds=(answer,), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            argv, env=environment, pass_fds=(answer, *inherit), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, start_new_session=True, cwd=bundle.folder,
         )  # fmt: skip
 

@@ -43,10 +43,11 @@ class Roots:
     def remove(self, name: str) -> None:
         """Unmount what is mounted there and remove the folder. Idempotent.
 
-        Nothing is removed recursively: a mount that is still there, against all expectation, must not be emptied.
+        Never lazily, which would hide that somebody still uses it (`OSError`); and nothing is removed recursively: a
+        mount that is still there, against all expectation, must not be emptied.
         """
         folder = self.folder(name)
-        unmount_below(self._mounts, folder, detach=True)
+        unmount_below(self._mounts, folder)
         with suppress(FileNotFoundError):
             for item in list(folder.iterdir()):
                 if item.is_dir() and not item.is_symlink():
