@@ -230,6 +230,9 @@ class BlobWriter:
             raise Unavailable(
                 "another operation is fetching this blob", hint="try again when it is done"
             ) from None
+        if not self._is_in_place():
+            os.close(self._fd)
+            raise Unavailable("another operation has just fetched this blob", hint="look for it again")
         self._open = True
         if self._keep:
             self._take_up()
@@ -297,6 +300,13 @@ class BlobWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.abort()
+
+    def _is_in_place(self) -> bool:
+        """Tell whether the file is still the one at its path: its last writer may have published it between open and lock."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
+        except FileNotFoundError:
+            return False
 
     def _take_up(self) -> None:
         """Hash what an earlier writer left, so that writing goes on after it."""

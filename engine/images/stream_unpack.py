@@ -47,8 +47,7 @@ class StreamUnpacker:
     def _unpack(
         self, blob: Descriptor, growing: Growing, *, diff_id: Digest, chain: Digest, parent: Digest | None
     ) -> None:
-        key = f"unpack {chain}"
-        self._snapshots.remove(key)  # of somebody who died here: the lock is ours
+        key = self._snapshots.transient_key("unpack")
         with closing(growing.reader()) as reader:
             snapshot = self._snapshots.prepare(key, parent)
             try:
