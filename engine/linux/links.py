@@ -30,6 +30,7 @@ _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _GETROUTE = 24, 26
 _NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
 _IFF_UP = 1
+_OPERSTATE_UP = 6
 _IFA_F_NODAD = 0x02
 _VETH_INFO_PEER = 1
 _RULE_GOTO, _RULE_NOP, _RULE_TABLE, _RULE_BLACKHOLE = 2, 3, 1, 6
@@ -40,7 +41,10 @@ RULE_PROTOCOL = (
 
 @dataclass(frozen=True)
 class Link:
-    """A network interface. `alias` is our mark of ownership, `master` the index of its bridge (0: none)."""
+    """A network interface. `alias` is our mark of ownership, `master` the index of its bridge (0: none).
+
+    `running` says that it really carries packets; a bridge passes packets of running ports only.
+    """
 
     index: int
     name: str
@@ -48,6 +52,7 @@ class Link:
     alias: str = ""
     master: int = 0
     up: bool = False
+    running: bool = False
     mac: str = ""
     mtu: int = 0
 
@@ -264,6 +269,7 @@ def _parse_link(body: bytes) -> Link:
         alias=_text(found.get(20, b"")),
         master=struct.unpack("=I", found[10])[0] if 10 in found else 0,
         up=bool(flags & _IFF_UP),
+        running=found.get(16, b"\0")[0] == _OPERSTATE_UP,
         mac=found.get(1, b"").hex(":"),
         mtu=struct.unpack("=I", found[4])[0] if 4 in found else 0,
     )

@@ -70,6 +70,7 @@ chain published_in {{
 }}
 chain published_here {{
     type nat hook output priority -100; policy accept;
+    ip6 daddr ::1 return
     fib daddr type local jump published
 }}
 chain published {{
@@ -124,7 +125,6 @@ chain translate {{
     oifname != @bridges ip saddr @masked4 masquerade
     oifname != @bridges ip6 saddr @masked6 masquerade
     oifname @bridges ip saddr 127.0.0.0/8 masquerade
-    oifname @bridges ip6 saddr ::1 masquerade
     oifname @bridges ct status dnat ip saddr @subnets4 masquerade
     oifname @bridges ct status dnat ip6 saddr @subnets6 masquerade
 }}

@@ -6,8 +6,10 @@ to the end of the namespace where that is near.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -20,7 +22,10 @@ from engine.linux.mount import MS_BIND, LinuxMounts, Mounts
 from engine.linux.netlink import NETLINK_ROUTE, Netlink, in_netns, in_thread, unshare_netns
 from engine.network.bridges import write_setting
 
+logger = logging.getLogger(__name__)
+
 _SYSCTL = Path("/proc/sys/net")
+_RUNNING_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ def plug(route: Netlink, netns: Path, endpoint: Endpoint, wanted: Plug) -> links
             links.set_port(outer.index, hairpin=True, isolated=wanted.isolated),
         )
         in_netns(descriptor, lambda: _configure(endpoint, wanted))
+        _wait_until_running(route, wanted.veth)
         return outer
     except BaseException:
         with suppress(OSError):
@@ -107,6 +113,17 @@ def unplug(route: Netlink, veth: str, mark: str, index: int = 0) -> None:
     if link is not None and link.alias in (mark, "") and index in (0, link.index):
         with suppress(ProcessLookupError, OSError):
             route.request(links.remove(link.index))
+
+
+def _wait_until_running(route: Netlink, name: str) -> None:
+    """Wait until the bridge passes packets of the new port: the kernel looks at its state a moment after it is up."""
+    deadline = time.monotonic() + _RUNNING_TIMEOUT_S
+    while time.monotonic() < deadline:
+        link = links.find_link(route, name)
+        if link is not None and link.running:
+            return
+        time.sleep(0.0003)
+    logger.warning("the interface %s is not running %s s after it was set up", name, _RUNNING_TIMEOUT_S)
 
 
 def _prepare(endpoint: Endpoint) -> None:

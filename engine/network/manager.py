@@ -46,11 +46,11 @@ class NetworkManager:
     def __init__(self, config: EngineConfig, db: Database) -> None:
         self._config = config
         self._db = db
-        self._firewall = Firewall(config.instance)
+        self._firewall = Firewall(config.instance, [("tcp", port) for port in config.container_host_ports])
         self._networks = Networks(config, db, self._firewall)
         self._later = Later()
         self._members = Memberships(config, db, self._networks, self._later)
-        policy = PortPolicy(config.default_publish_address)
+        policy = PortPolicy(config.default_publish_address, config.denied_host_ports)
         self._publisher = Publisher(db, self._networks, policy, self._later)
         self._upkeep = Upkeep(
             config,
@@ -114,7 +114,7 @@ class NetworkManager:
 
     def resolv_conf(self, container: Container) -> str:
         """Return the container's `/etc/resolv.conf`; write it again after it joined or left a network."""
-        return files.resolv_conf(container, self.get, self._config)
+        return files.resolv_conf(container, self._networks.find, self._config)
 
     def hosts(self, container: Container) -> str:
         """Return the container's `/etc/hosts`; write it again after it joined or left a network."""
@@ -129,6 +129,16 @@ class NetworkManager:
         return self._publisher.sockets(container_id)
 
     def publish(self, container_id: str, endpoint: Endpoint, bindings: Sequence[PortBinding]) -> None:
+        """Let packets through to a container's ports; by another of its networks where that of `endpoint` is internal."""
+        if self._networks.find(endpoint.network_id).internal:
+            open_ends = [
+                item
+                for item in self.endpoints(container_id)
+                if not self._networks.find(item.network_id).internal
+            ]
+            if not open_ends:
+                return
+            endpoint = open_ends[0]
         self._publisher.publish(container_id, endpoint, bindings)
 
     def unpublish(self, container_id: str) -> None:

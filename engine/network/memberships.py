@@ -16,7 +16,7 @@ from pathlib import Path
 from engine.config import EngineConfig
 from engine.containers.model import Endpoint, EndpointSpec
 from engine.db import Database
-from engine.errors import BadSpec, Denied, NetworkNotFound, WrongState
+from engine.errors import AlreadyExists, BadSpec, Denied, NetworkNotFound, WrongState
 from engine.linux import links
 from engine.linux.netlink import NETLINK_ROUTE, Netlink
 from engine.network import bridges, ipam
@@ -33,6 +33,7 @@ from engine.network.store import (
     select_endpoint,
     select_endpoints,
     select_network,
+    used_addresses,
 )
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class Memberships:
         takes 10-20 ms to remove one.
         """
         try:
-            found = self._networks.get(network)
+            found = self._networks.find(network)
         except NetworkNotFound:
             return
         with self._db.transaction() as connection:
@@ -214,12 +215,12 @@ def endpoint_of(network: Network, row: EndpointRow) -> Endpoint:
 def _new_row(
     connection: sqlite3.Connection, network: Network, container_id: str, spec: EndpointSpec
 ) -> EndpointRow:
-    rows = select_endpoints(connection, network_id=network.id)
-    ipv4 = _address(connection, network, 4, spec.ipv4_address, {row.ipv4 for row in rows})
-    ipv6 = _address(connection, network, 6, spec.ipv6_address, {row.ipv6 for row in rows})
+    used = used_addresses(connection, network.id)
+    ipv4 = _address(connection, network, 4, spec.ipv4_address, used["ipv4"])
+    ipv6 = _address(connection, network, 6, spec.ipv6_address, used["ipv6"])
     mac = _mac(spec.mac_address, ipv4)
-    if any(row.mac == mac for row in rows):
-        raise BadSpec(f"the hardware address {mac} is in use on network {network.name!r}")
+    if mac in used["mac"]:
+        raise AlreadyExists(f"the hardware address {mac} is in use on network {network.name!r}")
     return EndpointRow(network.id, container_id, "", "", _aliases(spec.aliases), [], ipv4, ipv6, mac)
 
 
@@ -233,9 +234,8 @@ def _address(
                 f"network {network.name!r} has no IPv{version} subnet for the address {wanted[:64]}"
             )
         return ""
-    used = set(used) - {""}
     if wanted:
-        return ipam.check_address(canonical(_checked(wanted)), subnet, used)
+        return ipam.check_address(_checked(wanted), subnet, used)
     column = "last_ipv4" if version == 4 else "last_ipv6"
     last = connection.execute(f"SELECT {column} FROM networks WHERE id = ?", (network.id,)).fetchone()[0]
     chosen = ipam.choose_address(subnet, used, last)

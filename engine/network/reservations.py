@@ -21,7 +21,7 @@ from pathlib import Path
 
 from engine.containers.model import PortBinding, PortSpec
 from engine.errors import AlreadyExists, BadSpec, Denied, NoSpace
-from engine.network.store import PortRow, insert_ports, select_ports
+from engine.network.store import insert_ports, select_port_holders, select_ports
 
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _RANDOM_TRIES = 200
@@ -52,14 +52,11 @@ def reserve(
     Raises `AlreadyExists` saying who uses a port, `Denied` for a port that policy keeps, `BadSpec` for an address that
     is not this host's, `NoSpace` when no port of a range is free.
     """
-    held = select_ports(connection)
-    mine = [row.binding for row in held if row.container_id == container_id]
-    if mine:
-        return mine
+    if mine := select_ports(connection, container_id):
+        return [row.binding for row in mine]
     chosen: list[PortBinding] = []
     for port in _unique(ports):
-        others = [row for row in held if row.container_id != container_id]
-        chosen.append(_choose(port, others, chosen, policy))
+        chosen.append(_choose(connection, port, chosen, policy))
     insert_ports(connection, container_id, name, chosen)
     return chosen
 
@@ -107,16 +104,20 @@ def _unique(ports: Iterable[PortSpec]) -> list[PortSpec]:
 
 
 def _choose(
-    port: PortSpec, others: list[PortRow], chosen: list[PortBinding], policy: PortPolicy
+    connection: sqlite3.Connection, port: PortSpec, chosen: list[PortBinding], policy: PortPolicy
 ) -> PortBinding:
-    host_ip = str(ip_address(port.host_ip or policy.default_address))
+    host_ip = _host_address(port.host_ip or policy.default_address)
     if port.host_port and not port.host_port_end:
-        return _claim(port, host_ip, port.host_port, others, chosen, policy)
+        binding = PortBinding(port.container_port, port.protocol, host_ip, port.host_port)
+        _claim(connection, binding, chosen, policy)
+        return binding
     for number in _candidates(port):
+        binding = PortBinding(port.container_port, port.protocol, host_ip, number)
         try:
-            return _claim(port, host_ip, number, others, chosen, policy)
+            _claim(connection, binding, chosen, policy)
         except (AlreadyExists, Denied):
             continue
+        return binding
     what = f"{port.host_port}-{port.host_port_end}" if port.host_port else "the range of random ports"
     raise NoSpace(f"no free host port in {what} for {port.container_port}/{port.protocol}")
 
@@ -131,17 +132,14 @@ def _candidates(port: PortSpec) -> Iterable[int]:
 
 
 def _claim(
-    port: PortSpec,
-    host_ip: str,
-    number: int,
-    others: list[PortRow],
-    chosen: list[PortBinding],
-    policy: PortPolicy,
-) -> PortBinding:
-    binding = PortBinding(port.container_port, port.protocol, host_ip, number)
-    if number in policy.denied:
-        raise Denied(f"host port {number} is kept for this machine", hint="choose another host port")
-    for row in others:
+    connection: sqlite3.Connection, binding: PortBinding, chosen: list[PortBinding], policy: PortPolicy
+) -> None:
+    """Raise if the port cannot be had."""
+    if binding.host_port in policy.denied:
+        raise Denied(
+            f"host port {binding.host_port} is kept for this machine", hint="choose another host port"
+        )
+    for row in select_port_holders(connection, binding.protocol, binding.host_port):
         if _collide(binding, row.binding):
             raise AlreadyExists(
                 f"host port {_text(binding)} is in use by container {row.name or row.container_id[:12]}",
@@ -150,12 +148,20 @@ def _claim(
     for earlier in chosen:
         if _collide(binding, earlier):
             raise AlreadyExists(f"host port {_text(binding)} is asked for twice")
-    probe = _try_bind(binding.protocol, host_ip, number)
+    probe = _try_bind(binding.protocol, binding.host_ip, binding.host_port)
     if isinstance(probe, socket.socket):
         probe.close()
     elif probe not in (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT):
         raise _refusal(binding, probe)
-    return binding
+
+
+def _host_address(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise BadSpec(
+            f"invalid IP address: {text[:64]}", hint="give an address of this machine, not a name"
+        ) from None
 
 
 def _collide(one: PortBinding, other: PortBinding) -> bool:

@@ -37,6 +37,7 @@ SCHEMA = Schema(
             container_port INTEGER NOT NULL, name TEXT NOT NULL DEFAULT '', target TEXT NOT NULL DEFAULT '',
             PRIMARY KEY (protocol, host_ip, host_port)) STRICT""",
         "CREATE INDEX ports_container ON ports (container_id)",
+        "CREATE INDEX ports_number ON ports (host_port)",
         # tells the resolver, which looks before every answer, whether names may have changed
         "CREATE TABLE names_version (value INTEGER NOT NULL) STRICT",
         "INSERT INTO names_version VALUES (0)",
@@ -137,6 +138,26 @@ def select_endpoint(connection: sqlite3.Connection, network_id: str, container_i
         "SELECT * FROM endpoints WHERE network_id = ? AND container_id = ?", (network_id, container_id)
     ).fetchone()
     return None if row is None else _endpoint(row)
+
+
+def used_addresses(connection: sqlite3.Connection, network_id: str) -> dict[str, set[str]]:
+    """Return the addresses in use on a network, by kind: `ipv4`, `ipv6`, `mac`."""
+    used: dict[str, set[str]] = {"ipv4": set(), "ipv6": set(), "mac": set()}
+    for row in connection.execute(
+        "SELECT ipv4, ipv6, mac FROM endpoints WHERE network_id = ?", (network_id,)
+    ):
+        for kind in used:
+            if row[kind]:
+                used[kind].add(row[kind])
+    return used
+
+
+def select_port_holders(connection: sqlite3.Connection, protocol: str, host_port: int) -> list[PortRow]:
+    """Return who holds a host port, on whichever address."""
+    rows = connection.execute(
+        "SELECT * FROM ports WHERE protocol = ? AND host_port = ?", (protocol, host_port)
+    )
+    return [_port(row) for row in rows]
 
 
 def select_ports(connection: sqlite3.Connection, container_id: str = "") -> list[PortRow]:

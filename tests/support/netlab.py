@@ -170,6 +170,8 @@ def _serve_udp(sock: socket.socket, answer: bytes) -> None:
     with suppress(OSError):
         while True:
             _, peer = sock.recvfrom(100)
+            if peer is None:
+                return  # the end of the test
             sock.sendto(answer + b" " + peer[0].removeprefix("::ffff:").encode(), peer)
 
 
