@@ -225,8 +225,11 @@ class TarReader:
         padding, self._padding = self._padding, 0
         if len(self._buffer) - self._position >= padding:
             self._position += padding
-        else:
+        elif self._require_end:
             self._exactly(padding)
+        else:
+            # umoci leaves out the padding after the last entry, as Go's reader allows
+            self._position += min(padding, self._available(padding))
 
     def _available(self, size: int) -> int:
         """Make up to `size` bytes ready in the buffer; return how many there are."""
