@@ -229,7 +229,8 @@ class TarReader:
             self._exactly(padding)
         else:
             # umoci leaves out the padding after the last entry, as Go's reader allows
-            self._position += min(padding, self._available(padding))
+            there = self._available(padding)  # moves the position
+            self._position += min(padding, there)
 
     def _available(self, size: int) -> int:
         """Make up to `size` bytes ready in the buffer; return how many there are."""
