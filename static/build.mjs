@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const out = join(here, "dist");
-const scripts = ["theme", "app", "log", "terminal", "charts", "editor", "run", "build"];
+const scripts = ["theme", "app", "log", "terminal", "charts", "editor", "run", "build", "operation"];
 
 rmSync(out, { recursive: true, force: true });
 mkdirSync(out, { recursive: true });

@@ -14,6 +14,7 @@ if (page) watch(page);
 function watch(page) {
   const waiting = new Map();
   let cursor = "";
+  let first = true;
   let frame = 0;
   new Socket(
     () => {
@@ -27,12 +28,16 @@ function watch(page) {
 
   function receive(message) {
     if (message.cursor) cursor = message.cursor;
+    if (first && message.lines?.length) {
+      first = false; // the whole log comes again, from its start: what the page brought along goes
+      for (const log of document.querySelectorAll("[data-step-log]")) log.replaceChildren();
+    }
     for (const line of message.lines ?? []) {
       const step = line.step ?? "";
       if (!waiting.has(step)) waiting.set(step, []);
       waiting.get(step).push(line);
     }
-    if (message.progress || message.status) refresh();
+    if (message.progress || (message.status && !message.kind)) refresh();
     later();
   }
 
@@ -58,9 +63,12 @@ function put(step, lines) {
   if (!log) return false;
   const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 24;
   log.hidden = false;
-  for (const { at, text } of lines.slice(-SHOWN)) {
+  for (const { at, text } of lines.slice(-SHOWN).flatMap(split)) {
     const row = h("span", { class: "wf-steplog-line" });
-    if (at !== undefined) row.append(h("span", { class: "wf-muted" }, `${Number(at).toFixed(1).padStart(6)} `));
+    if (typeof at === "number") {
+      log.dataset.began ??= at;
+      row.append(h("span", { class: "wf-muted" }, `${Math.max(0, at - log.dataset.began).toFixed(1).padStart(6)} `));
+    }
     for (const span of spans(text)) row.append(span.className ? h("span", { class: span.className }, span.text) : span.text);
     row.append("\n");
     log.append(row);
@@ -68,4 +76,9 @@ function put(step, lines) {
   while (log.childElementCount > SHOWN) log.firstElementChild.remove();
   if (atEnd) log.scrollTop = log.scrollHeight;
   return true;
+}
+
+// one entry may hold several lines
+function split({ at, text }) {
+  return text.replace(/\n$/, "").split("\n").map((one) => ({ at, text: one }));
 }

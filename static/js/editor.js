@@ -30,7 +30,8 @@ const theme = EditorView.theme({
   "&.cm-focused .cm-selectionBackground, .cm-selectionBackground": { backgroundColor: "var(--accent-soft) !important" },
   ".wf-line-fail": { backgroundColor: "var(--fail-soft)", boxShadow: "inset 2px 0 0 var(--fail-fill)" },
   ".wf-line-warn": { boxShadow: "inset 2px 0 0 var(--warn-fill)" },
-  ".wf-message": { margin: "0 12px 4px 0", padding: "4px 8px", font: "12px/16px var(--font)", borderRadius: "0 0 5px 5px" },
+  ".wf-messageplace": { padding: "0 12px 4px 0" }, // no margins: the editor would measure them wrongly
+  ".wf-message": { padding: "4px 8px", font: "12px/16px var(--font)", borderRadius: "0 0 5px 5px", whiteSpace: "normal" },
   ".wf-message[data-tone=fail]": { color: "var(--fail-ink)", backgroundColor: "var(--fail-soft)" },
   ".wf-message[data-tone=warn]": { color: "var(--warn-ink)", backgroundColor: "var(--warn-soft)", borderRadius: "5px" },
 });
@@ -49,7 +50,7 @@ class Message extends WidgetType {
 
   toDOM() {
     const { line, message, hint, tone } = this.problem;
-    return h("div", { class: "wf-message", "data-tone": tone, role: tone === "fail" ? "alert" : null }, `line ${line}: ${message}${hint ? `; ${hint}` : ""}`);
+    return h("div", { class: "wf-messageplace" }, h("div", { class: "wf-message", "data-tone": tone, role: tone === "fail" ? "alert" : null }, `line ${line}: ${message}${hint ? `; ${hint}` : ""}`));
   }
 }
 
@@ -88,6 +89,7 @@ export function makeEditor(area, { readOnly = false, onChange = () => {} } = {})
         lineNumbers(),
         history(),
         drawSelection(),
+        EditorView.lineWrapping,
         readOnly ? [] : highlightActiveLine(),
         StreamLanguage.define(dockerFile),
         syntaxHighlighting(style),

@@ -40,6 +40,15 @@ def pages_of(site: Any) -> dict[str, str]:
         "image-remove": f"/images/{image}/remove/",
         "image-search": "/images/search/?q=nginx",
         "image-pull": "/images/pull/",
+        "builds": "/builds/",
+        "build-new": "/builds/new/",
+        "build-running": f"/builds/{builds['running']}/",
+        "build-done": f"/builds/{builds['done']}/",
+        "build-failed": f"/builds/{builds['failed']}/",
+        "build-compare": f"/builds/{builds['done']}/compare/{builds['failed']}/",
+        "operations": "/operations/",
+        "operation-running": f"/operations/{site.facts['operations'][0]}/",
+        "operation-failed": f"/operations/{site.facts['operations'][2]}/",
         "application": "/applications/leafy/",
     }
 

@@ -69,7 +69,15 @@ def fill() -> dict[str, Any]:
     _book(people, containers, operations)
     _events(node, containers)
     _recordings(containers)
-    return {"people": people, "node": node, "containers": containers, "images": images, "volumes": volumes, "operations": operations, "builds": builds}
+    return {
+        "people": people,
+        "node": node,
+        "containers": containers,
+        "images": images,
+        "volumes": volumes,
+        "operations": operations,
+        "builds": builds,
+    }
 
 
 def people_and_node() -> dict[str, Any]:
@@ -89,13 +97,23 @@ def _id(name: str) -> str:
 
 
 def _people() -> dict[str, User]:
-    roles = {"admin": "admin", "operator": "operator", "oncall": "operator", "viewer": "viewer", "ci": "operator"}
+    roles = {
+        "admin": "admin",
+        "operator": "operator",
+        "oncall": "operator",
+        "viewer": "viewer",
+        "ci": "operator",
+    }
     people = {}
     for name, role in roles.items():
         people[name] = accounts.user_create(SYSTEM, username=name, password=PASSWORD, role=role)
     actor = Actor(user=people["ci"], face=Face.REST, address="10.20.0.3")
-    accounts.token_create(actor, name="pipeline", scope="operate", expires_at=timezone.now() + datetime.timedelta(days=60))
-    accounts.token_create(Actor(user=people["operator"], face=Face.PAGE, address="10.20.0.11"), name="laptop", scope="operate")
+    accounts.token_create(
+        actor, name="pipeline", scope="operate", expires_at=timezone.now() + datetime.timedelta(days=60)
+    )
+    accounts.token_create(
+        Actor(user=people["operator"], face=Face.PAGE, address="10.20.0.11"), name="laptop", scope="operate"
+    )
     return people
 
 
@@ -119,7 +137,12 @@ def _node(name: str, *, is_default: bool) -> Node:
 
 
 def _networks(node: Node) -> dict[str, str]:
-    subnets = {"bridge": "10.88.0.0/16", "leafy-network": "10.89.4.0/24", "leafy-staging-network": "10.89.5.0/24", "observability": "10.89.6.0/24"}
+    subnets = {
+        "bridge": "10.88.0.0/16",
+        "leafy-network": "10.89.4.0/24",
+        "leafy-staging-network": "10.89.5.0/24",
+        "observability": "10.89.6.0/24",
+    }
     for name, subnet in subnets.items():
         labels = {"com.docker.compose.project": "leafy"} if name == "leafy-network" else {}
         network_records.apply(node, {
@@ -161,16 +184,50 @@ def _port(outer: int, inner: int) -> dict[str, Any]:
 
 
 def _volume(name: str, target: str) -> dict[str, Any]:
-    return {"type": "volume", "target": target, "source": f"/volumes/{name}", "name": name, "read_only": False, "anonymous": False}
+    return {
+        "type": "volume",
+        "target": target,
+        "source": f"/volumes/{name}",
+        "name": name,
+        "read_only": False,
+        "anonymous": False,
+    }
 
 
 def _compose(project: str, service: str) -> dict[str, Any]:
-    return {"labels": {"com.docker.compose.project": project, "com.docker.compose.service": service}, "restart": {"name": "unless-stopped", "maximum_retry_count": 0}}
+    return {
+        "labels": {"com.docker.compose.project": project, "com.docker.compose.service": service},
+        "restart": {"name": "unless-stopped", "maximum_retry_count": 0},
+    }
 
 
-def _containers(node: Node, second: Node, networks: dict[str, str], people: dict[str, User]) -> dict[str, Container]:
-    healthy = {"status": "healthy", "failing_streak": 0, "log": [{"started_at": _ago(seconds=5).timestamp(), "finished_at": _ago(seconds=4).timestamp(), "exit_code": 0, "output": ""}]}
-    failing = {"status": "unhealthy", "failing_streak": 6, "log": [{"started_at": _ago(seconds=9).timestamp(), "finished_at": _ago(seconds=8).timestamp(), "exit_code": 1, "output": "GET /healthz answered 502: its backend is restarting"}]}
+def _containers(
+    node: Node, second: Node, networks: dict[str, str], people: dict[str, User]
+) -> dict[str, Container]:
+    healthy = {
+        "status": "healthy",
+        "failing_streak": 0,
+        "log": [
+            {
+                "started_at": _ago(seconds=5).timestamp(),
+                "finished_at": _ago(seconds=4).timestamp(),
+                "exit_code": 0,
+                "output": "",
+            }
+        ],
+    }
+    failing = {
+        "status": "unhealthy",
+        "failing_streak": 6,
+        "log": [
+            {
+                "started_at": _ago(seconds=9).timestamp(),
+                "finished_at": _ago(seconds=8).timestamp(),
+                "exit_code": 1,
+                "output": "GET /healthz answered 502: its backend is restarting",
+            }
+        ],
+    }
     check = {"healthcheck": {"test": ["CMD-SHELL", "curl -f http://localhost/healthz"], "interval_s": 10}}
     rows = [
         (node, "operator", container_record(
@@ -203,7 +260,10 @@ def _containers(node: Node, second: Node, networks: dict[str, str], people: dict
 
 def image_record(name: str, size: int, *layers: tuple[str, int], **config: Any) -> dict[str, Any]:
     """Return an engine's record of an image; `layers` are (instruction, bytes)."""
-    history = [{"created": _ago(days=9).isoformat(), "created_by": text, "empty_layer": amount == 0} for text, amount in layers]
+    history = [
+        {"created": _ago(days=9).isoformat(), "created_by": text, "empty_layer": amount == 0}
+        for text, amount in layers
+    ]
     diff_ids = [f"sha256:{_id(text)}" for text, amount in layers if amount]
     return {
         "id": f"sha256:{_id(f'image {name}')}", "names": [_full(name)], "repo_digests": [f"{_full(name).rsplit(':', 1)[0]}@sha256:{_id(name)}"],
@@ -229,8 +289,20 @@ def _images(node: Node) -> list[Any]:
         ("COPY --from=build /src/target /app", 66_200_000), ("RUN rm -rf /app/classes /app/surefire-reports", 0),
         ("RUN chown -R app /app/config", 3_800_000), ('CMD ["java" "-jar" "/app/app.jar"]', 0),
     ]  # fmt: skip
-    run = {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "JAVA_HOME=/opt/java"], "ExposedPorts": {"8000/tcp": {}}, "Cmd": ["java", "-jar", "/app/app.jar"], "User": "app", "WorkingDir": "/app"}
-    postgres = {"Env": ["PATH=/usr/lib/postgresql/16/bin:/usr/bin:/bin", "PGDATA=/var/lib/postgresql/data"], "ExposedPorts": {"5432/tcp": {}}, "Volumes": {"/var/lib/postgresql/data": {}}, "Cmd": ["postgres"], "Entrypoint": ["docker-entrypoint.sh"]}
+    run = {
+        "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "JAVA_HOME=/opt/java"],
+        "ExposedPorts": {"8000/tcp": {}},
+        "Cmd": ["java", "-jar", "/app/app.jar"],
+        "User": "app",
+        "WorkingDir": "/app",
+    }
+    postgres = {
+        "Env": ["PATH=/usr/lib/postgresql/16/bin:/usr/bin:/bin", "PGDATA=/var/lib/postgresql/data"],
+        "ExposedPorts": {"5432/tcp": {}},
+        "Volumes": {"/var/lib/postgresql/data": {}},
+        "Cmd": ["postgres"],
+        "Entrypoint": ["docker-entrypoint.sh"],
+    }
     rows = [
         image_record("127.0.0.1:5000/leafy/backend:2.4.1", 373_900_000, *layers, **run),
         image_record("127.0.0.1:5000/leafy/backend:2.5.0-rc.1", 380_100_000, *layers, ("COPY fix /app", 6_200_000), **run),
@@ -253,7 +325,14 @@ def _volumes(node: Node, people: dict[str, User]) -> list[Volume]:
     ]  # fmt: skip
     made = []
     for name, size, backed_up_days in rows:
-        record = {"name": name, "driver": "local", "created_at": _ago(days=60).timestamp(), "size_bytes": int(size), "labels": {}, "used_at": _ago(hours=1).timestamp()}
+        record = {
+            "name": name,
+            "driver": "local",
+            "created_at": _ago(days=60).timestamp(),
+            "size_bytes": int(size),
+            "labels": {},
+            "used_at": _ago(hours=1).timestamp(),
+        }
         volume = volume_records.apply(node, record)
         Volume.objects.filter(pk=volume.pk).update(created_by=people["admin"])
         made.append(volume)
@@ -262,14 +341,26 @@ def _volumes(node: Node, people: dict[str, User]) -> list[Volume]:
                 node=node, volume=name, status="ready", proven=True, size_bytes=int(size / 3), content_bytes=int(size), entries=4812,
                 digest=f"sha256:{_id(name)}", created_at=_ago(days=backed_up_days), created_by=people["admin"],
             )  # fmt: skip
-    Backup.objects.create(node=node, volume="leafy-data", status="failed", created_at=_ago(days=1.5), operation="")
+    Backup.objects.create(
+        node=node, volume="leafy-data", status="failed", created_at=_ago(days=1.5), operation=""
+    )
     return made
 
 
 # --- work -----------------------------------------------------------------------------------------------------
 
 
-def _operation(node: Node, user: User, kind: str, status: str, name: str, *, began: float, lasted: float = 1.2, **more: Any) -> Operation:
+def _operation(
+    node: Node,
+    user: User,
+    kind: str,
+    status: str,
+    name: str,
+    *,
+    began: float,
+    lasted: float = 1.2,
+    **more: Any,
+) -> Operation:
     finished = status in ("succeeded", "failed", "cancelled")
     return Operation.objects.create(
         kind=kind, node=node, status=status, target_type=kind.split(".")[0], target=name, target_id=more.pop("target_id", _id(f"{kind.split('.')[0]} {name}")),
@@ -284,8 +375,18 @@ def _operations(node: Node, containers: dict[str, Container], people: dict[str, 
         "a3ed95caeb02": ("exists", 0, 0), "4abcf2066143": ("done", 3_400_000, 3_400_000), "9f2a1b7c0de4": ("extracting", 8_100_000, 8_100_000),
         "c4d8e0f19b33": ("downloading", 21_600_000, 37_100_000), "1e7706af52d8": ("downloading", 8_700_000, 21_200_000), "77b0c19de4f2": ("waiting", 0, 900_000),
     }  # fmt: skip
-    progress = {"layers": {key: {"id": key, "status": s, "current": c, "total": t} for key, (s, c, t) in layers.items()}, "message": ""}
-    error = {"code": "port_taken", "detail": "port 8080 on quay-1 is taken by python3 (pid 31207)", "hint": "publish another port, or stop the other program", "context": {"port": 8080}}
+    progress = {
+        "layers": {
+            key: {"id": key, "status": s, "current": c, "total": t} for key, (s, c, t) in layers.items()
+        },
+        "message": "",
+    }
+    error = {
+        "code": "port_taken",
+        "detail": "port 8080 on quay-1 is taken by python3 (pid 31207)",
+        "hint": "publish another port, or stop the other program",
+        "context": {"port": 8080},
+    }
     return [
         _operation(node, people["ci"], "image.pull", "running", "grafana/k6:0.54.0", began=9, progress=progress),
         _operation(node, people["ci"], "container.create", "queued", "load-probe", began=8, target_id=containers["load-probe"].pk),
@@ -296,15 +397,58 @@ def _operations(node: Node, containers: dict[str, Container], people: dict[str, 
     ]  # fmt: skip
 
 
-def _step(stage: str, index: str, line: int, name: str, status: str, reason: str = "", duration: float = 0.0, size: int = 0) -> dict[str, Any]:
-    return {"type": "stepprogress", "id": index, "status": status, "stage": stage, "name": name, "line": line, "reason": reason, "duration_s": duration, "image_id": "", "size_bytes": size}
+def _step(
+    stage: str,
+    index: str,
+    line: int,
+    name: str,
+    status: str,
+    reason: str = "",
+    duration: float = 0.0,
+    size: int = 0,
+) -> dict[str, Any]:
+    return {
+        "type": "stepprogress",
+        "id": index,
+        "status": status,
+        "stage": stage,
+        "name": name,
+        "line": line,
+        "reason": reason,
+        "duration_s": duration,
+        "image_id": "",
+        "size_bytes": size,
+    }
 
 
 def build_plan() -> list[dict[str, Any]]:
-    def stage(index: int, name: str, base: str, line: int, base_stage: int | None, needs: list[int], target: bool, *steps: tuple[int, str]) -> dict[str, Any]:
-        shown = [{"id": f"{index}.{number}", "name": text, "line": at} for number, (at, text) in enumerate(steps)]
+    def stage(
+        index: int,
+        name: str,
+        base: str,
+        line: int,
+        base_stage: int | None,
+        needs: list[int],
+        target: bool,
+        *steps: tuple[int, str],
+    ) -> dict[str, Any]:
+        shown = [
+            {"id": f"{index}.{number}", "name": text, "line": at} for number, (at, text) in enumerate(steps)
+        ]
         kind = "image" if base_stage is None else "stage"
-        return {"index": index, "name": name, "base": base, "base_kind": kind, "base_stage": base_stage, "platform": "linux/amd64", "needs": needs, "images": [], "line": line, "steps": shown, "target": target}
+        return {
+            "index": index,
+            "name": name,
+            "base": base,
+            "base_kind": kind,
+            "base_stage": base_stage,
+            "platform": "linux/amd64",
+            "needs": needs,
+            "images": [],
+            "line": line,
+            "steps": shown,
+            "target": target,
+        }
 
     return [
         stage(0, "deps", "maven:3.9-eclipse-temurin-21", 1, None, [], False, (1, "FROM maven:3.9-eclipse-temurin-21 AS deps"), (2, "WORKDIR /src"), (3, "COPY pom.xml ."), (4, "RUN mvn -q dependency:go-offline")),
@@ -329,18 +473,33 @@ def build_steps(done: bool) -> list[dict[str, Any]]:
 
 def build_advice() -> list[dict[str, Any]]:
     return [
-        {"rule": "smaller-base", "line": 14, "saves_bytes": 187_000_000, "saves_s": 0, "title": "A smaller base is enough at line 14", "detail": "eclipse-temurin:21-jre-alpine has the same Java."},
-        {"rule": "ignore", "line": 7, "saves_bytes": 28_000_000, "saves_s": 0, "title": "Leave target/ and .git/ out of the context", "detail": "They are sent and change at every build, so line 7 is never cached."},
-        {"rule": "order", "line": 7, "saves_bytes": 0, "saves_s": 40, "title": "Copy src/ instead of everything at line 7", "detail": "A change to README.md alone made step 6 run again."},
+        {"rule": "smaller-base", "line": 14, "size_bytes": 187_000_000, "severity": "info", "message": "eclipse-temurin:21-jre-alpine has the same Java and is smaller"},
+        {"rule": "ignore-file", "line": 7, "size_bytes": 28_000_000, "severity": "warning", "message": "target/ and .git/ are sent and change at every build; name them in .dockerignore"},
+        {"rule": "no-user", "line": 0, "size_bytes": 0, "severity": "info", "message": "the image runs as root; end with USER"},
     ]  # fmt: skip
 
 
 def _builds(node: Node, people: dict[str, User], images: list[Any]) -> dict[str, Build]:
     made = {}
-    for name, status, began, lasted in (("running", "running", 72, 0), ("done", "succeeded", 86400, 110), ("failed", "failed", 90000, 41)):
-        error = {"code": "command_failed", "detail": "line 8: RUN mvn -q package -DskipTests ended with code 1", "hint": "its last lines say why", "context": {"line": 8}} if status == "failed" else {}
+    for name, status, began, lasted in (
+        ("running", "running", 72, 0),
+        ("done", "succeeded", 86400, 110),
+        ("failed", "failed", 90000, 41),
+    ):
+        error = (
+            {
+                "code": "command_failed",
+                "detail": "line 8: RUN mvn -q package -DskipTests ended with code 1",
+                "hint": "its last lines say why",
+                "context": {"line": 8},
+            }
+            if status == "failed"
+            else {}
+        )
         tag = "leafy/backend:2.5.0-rc.2" if name != "done" else "leafy/backend:2.4.1"
-        operation = _operation(node, people["operator"], "build.run", status, tag, began=began, lasted=lasted, error=error)
+        operation = _operation(
+            node, people["operator"], "build.run", status, tag, began=began, lasted=lasted, error=error
+        )
         image = images[0] if name == "done" else None
         made[name] = Build.objects.create(
             operation=operation, dockerfile=DOCKERFILE, context_size_bytes=4_200_000, tags=[tag], plan=build_plan(), created_at=_ago(seconds=began),
@@ -353,8 +512,21 @@ def _builds(node: Node, people: dict[str, User], images: list[Any]) -> dict[str,
 
 
 def _registries(people: dict[str, User]) -> None:
-    Registry.objects.create(host="docker.io", username="leafy-team", sealed_secret=b"sealed", created_by=people["admin"], used_at=_ago(hours=3))
-    Registry.objects.create(host="127.0.0.1:5000", username="pusher", sealed_secret=b"sealed", insecure=True, created_by=people["admin"], used_at=_ago(minutes=9))
+    Registry.objects.create(
+        host="docker.io",
+        username="leafy-team",
+        sealed_secret=b"sealed",
+        created_by=people["admin"],
+        used_at=_ago(hours=3),
+    )
+    Registry.objects.create(
+        host="127.0.0.1:5000",
+        username="pusher",
+        sealed_secret=b"sealed",
+        insecure=True,
+        created_by=people["admin"],
+        used_at=_ago(minutes=9),
+    )
 
 
 def _book(people: dict[str, User], containers: dict[str, Container], operations: list[Operation]) -> None:
@@ -364,14 +536,82 @@ def _book(people: dict[str, User], containers: dict[str, Container], operations:
     target = containers["leafy-front"]
     backend = containers["leafy-backend"]
     audit.record(who("admin"), "session.open", target_type="user", target="admin")
-    audit.record(who("operator"), "container.create", outcome=Outcome.ACCEPTED, target_type="container", target_id=backend.pk, target=backend.name, node="quay-1", body={"image": backend.image, "env": {"DB_PASSWORD": "••••"}})
-    audit.record(who("operator"), "container.create", target_type="container", target_id=backend.pk, target=backend.name, node="quay-1", operation=operations[3].pk)
-    audit.record(who("oncall"), "terminal.open", target_type="container", target_id=containers["leafy-postgres"].pk, target="leafy-postgres", node="quay-1", body={"command": ["psql", "-d", "leafy"]})
-    audit.record(who("operator", Face.DOCKER), "container.pause", outcome=Outcome.ACCEPTED, target_type="container", target_id=containers["leafy-postgres-staging"].pk, target="leafy-postgres-staging", node="quay-1", operation=operations[3].pk)
-    audit.record(who("viewer", Face.DOCKER), "container.stop", outcome=Outcome.REFUSED, target_type="container", target_id=target.pk, target=target.name, detail="needs the permission operate", body={"t": 10})
-    audit.record(who("oncall"), "image.push", outcome=Outcome.ACCEPTED, target_type="image", target="127.0.0.1:5000/leafy/front:2.5.0-rc.1", node="quay-1", operation=operations[5].pk)
-    audit.record(who("operator"), "container.start", outcome=Outcome.FAILED, target_type="container", target="leafy-front-canary", node="quay-1", operation=operations[2].pk, detail="port 8080 is taken")
-    audit.record(who("ci", Face.REST), "image.pull", outcome=Outcome.ACCEPTED, target_type="image", target="grafana/k6:0.54.0", node="quay-1", operation=operations[0].pk)
+    audit.record(
+        who("operator"),
+        "container.create",
+        outcome=Outcome.ACCEPTED,
+        target_type="container",
+        target_id=backend.pk,
+        target=backend.name,
+        node="quay-1",
+        body={"image": backend.image, "env": {"DB_PASSWORD": "••••"}},
+    )
+    audit.record(
+        who("operator"),
+        "container.create",
+        target_type="container",
+        target_id=backend.pk,
+        target=backend.name,
+        node="quay-1",
+        operation=operations[3].pk,
+    )
+    audit.record(
+        who("oncall"),
+        "terminal.open",
+        target_type="container",
+        target_id=containers["leafy-postgres"].pk,
+        target="leafy-postgres",
+        node="quay-1",
+        body={"command": ["psql", "-d", "leafy"]},
+    )
+    audit.record(
+        who("operator", Face.DOCKER),
+        "container.pause",
+        outcome=Outcome.ACCEPTED,
+        target_type="container",
+        target_id=containers["leafy-postgres-staging"].pk,
+        target="leafy-postgres-staging",
+        node="quay-1",
+        operation=operations[3].pk,
+    )
+    audit.record(
+        who("viewer", Face.DOCKER),
+        "container.stop",
+        outcome=Outcome.REFUSED,
+        target_type="container",
+        target_id=target.pk,
+        target=target.name,
+        detail="needs the permission operate",
+        body={"t": 10},
+    )
+    audit.record(
+        who("oncall"),
+        "image.push",
+        outcome=Outcome.ACCEPTED,
+        target_type="image",
+        target="127.0.0.1:5000/leafy/front:2.5.0-rc.1",
+        node="quay-1",
+        operation=operations[5].pk,
+    )
+    audit.record(
+        who("operator"),
+        "container.start",
+        outcome=Outcome.FAILED,
+        target_type="container",
+        target="leafy-front-canary",
+        node="quay-1",
+        operation=operations[2].pk,
+        detail="port 8080 is taken",
+    )
+    audit.record(
+        who("ci", Face.REST),
+        "image.pull",
+        outcome=Outcome.ACCEPTED,
+        target_type="image",
+        target="grafana/k6:0.54.0",
+        node="quay-1",
+        operation=operations[0].pk,
+    )
 
 
 def _events(node: Node, containers: dict[str, Container]) -> None:
@@ -382,12 +622,24 @@ def _events(node: Node, containers: dict[str, Container]) -> None:
         (staging, "start", 90, {}), (staging, "oom", 39, {}), (staging, "die", 38, {"exitCode": "137", "execDuration": 51}),
     ]  # fmt: skip
     for seq, (container, action, ago, attributes) in enumerate(rows, start=1):
-        Event.objects.create(node=node, epoch=node.epoch, seq=seq, at=_ago(seconds=ago), type="container", action=action, subject=container.pk, attributes={"name": container.name, **attributes})
+        Event.objects.create(
+            node=node,
+            epoch=node.epoch,
+            seq=seq,
+            at=_ago(seconds=ago),
+            type="container",
+            action=action,
+            subject=container.pk,
+            attributes={"name": container.name, **attributes},
+        )
 
 
 def _recordings(containers: dict[str, Container]) -> None:
     postgres = containers["leafy-postgres"]
-    for name, who, command, ago, lasted in (("a" * 32, "oncall", "psql -d leafy", 1860, 380), ("b" * 32, "operator", "bash", 90000, 48)):
+    for name, who, command, ago, lasted in (
+        ("a" * 32, "oncall", "psql -d leafy", 1860, 380),
+        ("b" * 32, "operator", "bash", 90000, 48),
+    ):
         Recording.objects.create(
             id=name, username=who, container_id=postgres.pk, container_name=postgres.name, command=command, started_at=_ago(seconds=ago),
             finished_at=_ago(seconds=ago - lasted), size_bytes=18_400, sha256=_id(name),
@@ -402,13 +654,33 @@ RECORDING = "\n".join([
 ]) + "\n"  # fmt: skip
 
 
-def _file(path: str, kind: str = "file", *, size: int = 0, change: str = "added", hidden: bool = False) -> dict[str, Any]:
-    return {"path": path, "kind": kind, "size": size, "mode": 0o644, "uid": 0, "gid": 0, "mtime": 0, "change": change, "link": "", "hidden": hidden}
+def _file(
+    path: str, kind: str = "file", *, size: int = 0, change: str = "added", hidden: bool = False
+) -> dict[str, Any]:
+    return {
+        "path": path,
+        "kind": kind,
+        "size": size,
+        "mode": 0o644,
+        "uid": 0,
+        "gid": 0,
+        "mtime": 0,
+        "change": change,
+        "link": "",
+        "hidden": hidden,
+    }
 
 
 def node_answers() -> dict[str, Any]:
     """Return what a node answers to questions, by kind (for `RecordingSender.answers`)."""
-    layers = [BASE, ("RUN apt-get install ca-certificates fontconfig locales", 42_100_000), JAVA, ("RUN useradd --uid 1000 app", 4_100), ("COPY --from=build /src/target /app", 66_200_000), ("RUN chown -R app /app/config", 3_800_000)]
+    layers = [
+        BASE,
+        ("RUN apt-get install ca-certificates fontconfig locales", 42_100_000),
+        JAVA,
+        ("RUN useradd --uid 1000 app", 4_100),
+        ("COPY --from=build /src/target /app", 66_200_000),
+        ("RUN chown -R app /app/config", 3_800_000),
+    ]
     usage = {
         "images": {"count": 9, "size_bytes": 22_400_000_000, "reclaimable_bytes": 6_100_000_000}, "containers": {"count": 11, "size_bytes": 2_200_000_000, "reclaimable_bytes": 300_000_000},
         "volumes": {"count": 7, "size_bytes": 23_100_000_000, "reclaimable_bytes": 1_100_000_000}, "build_cache": {"count": 214, "size_bytes": 13_600_000_000, "reclaimable_bytes": 9_000_000_000},
