@@ -22,7 +22,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +35,7 @@ from engine.linux.files import fsync_dir, space_translated, syncfs, write_all
 
 CHUNK = 1024 * 1024
 READ_LIMIT = 4 * 1024 * 1024
+SYNC_LIMIT = 64  # blobs
 PARTIAL_AGE_S = 24 * 3600.0
 
 
@@ -58,6 +59,10 @@ class ContentStore:
         for folder in (self._blobs, self._recent, self._ingest, self._quarantine):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._leases = Leases(root)
+
+    @property
+    def root(self) -> Path:
+        return self._root
 
     @property
     def leases(self) -> Leases:
@@ -156,18 +161,29 @@ class ContentStore:
                     except FileNotFoundError:
                         continue  # removed or moved meanwhile
 
-    def sync(self) -> None:
-        """Make every blob committed so far durable."""
+    def sync(self, *, flushed: bool = False) -> None:
+        """Make every blob committed so far durable. `flushed`: the caller has synced the file system since."""
         names = os.listdir(self._recent)
         if not names:
             return
-        syncfs(self._root)
+        if not flushed:
+            self._flush(names)
         for name in names:
             try:
                 (self._recent / name).rename(self._blobs / name)
             except FileNotFoundError:
                 continue  # another process synced or removed it
         fsync_dir(self._blobs)
+
+    def _flush(self, names: list[str]) -> None:
+        """Sync a few blobs one by one, many with everything else on the file system."""
+        with space_translated("a blob"):
+            if len(names) > SYNC_LIMIT:
+                syncfs(self._root)
+                return
+            for name in names:
+                with suppress(FileNotFoundError), FileIO(self._recent / name) as file:
+                    os.fsync(file.fileno())
 
     @contextmanager
     def lease(self, owner: str) -> Iterator[Lease]:

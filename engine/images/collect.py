@@ -60,6 +60,7 @@ class Collector:
     def collect_of(self, image: Image) -> Freed:
         """Free what only this image, already removed, needed."""
         blobs = [image.id, image.manifest.digest, *(layer.descriptor.digest for layer in image.layers)]
+        blobs += [Digest(name.rpartition("@")[2]) for name in image.repo_digests]
         return self._free(blobs, [layer.chain for layer in reversed(image.layers)])
 
     def packed_bytes(self) -> int:

@@ -41,10 +41,11 @@ def _config(text: str) -> ImageConfig:
     return parse_config(text.encode())
 
 
-def insert(connection: sqlite3.Connection, image: Image, config: bytes) -> bool:
-    """Write an image and its layers; return False where the image was here (it then stays as it was)."""
-    cursor = connection.execute(
-        "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?, ?)",
+def insert(connection: sqlite3.Connection, image: Image, config: bytes) -> None:
+    """Write an image and its layers; one that is here gets the manifest and layers of `image`."""
+    connection.execute(
+        """INSERT INTO images VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE
+        SET manifest = excluded.manifest, manifest_type = excluded.manifest_type, manifest_size = excluded.manifest_size""",
         (
             image.id,
             image.manifest.digest,
@@ -54,8 +55,7 @@ def insert(connection: sqlite3.Connection, image: Image, config: bytes) -> bool:
             image.added,
         ),
     )
-    if not cursor.rowcount:
-        return False
+    connection.execute("DELETE FROM image_layers WHERE image = ?", (image.id,))
     connection.executemany(
         "INSERT INTO image_layers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
@@ -72,7 +72,6 @@ def insert(connection: sqlite3.Connection, image: Image, config: bytes) -> bool:
             for position, layer in enumerate(image.layers)
         ],
     )
-    return True
 
 
 def load(connection: sqlite3.Connection, ids: Sequence[str] | None = None) -> list[Image]:

@@ -171,13 +171,29 @@ class ImageStore:
                     layer.descriptor.digest
                 ):
                     raise NotFound(f"the blob {layer.descriptor.digest} of the image is missing")
+            here = self._whole(image.id)
             self.content.put(config, image.id, sync=False)
-            self.content.put(manifest, image.manifest.digest, sync=False)
-            self.content.sync()
-            self.snapshots.sync()
+            if here is None or any(item.digest == image.manifest.digest for item in repo_digests):
+                self.content.put(manifest, image.manifest.digest, sync=False)
+            self._sync()
             with self.db.transaction() as connection:
-                self._insert(connection, image, config, names, repo_digests, action)
+                self._insert(connection, here or image, config, names, repo_digests, action)
+            self.db.flush()
         return self.get(image.id)
+
+    def _whole(self, image_id: Digest) -> Image | None:
+        """Return the image if it is here with all its blobs: then it keeps the manifest that it has."""
+        found = rows.load(self.db.read(), [image_id])
+        if not found:
+            return None
+        blobs = (found[0].manifest.digest, *(layer.descriptor.digest for layer in found[0].layers))
+        return found[0] if all(self.content.has(digest) for digest in blobs) else None
+
+    def _sync(self) -> None:
+        """Make blobs and layers durable, with one sync of the file system where both are on the same."""
+        flushed = self.snapshots.sync()
+        same = self.snapshots.root.stat().st_dev == self.content.root.stat().st_dev
+        self.content.sync(flushed=flushed and same)
 
     def tag(self, text: str, reference: Reference | str) -> Image:
         """Give the image `text` another name, taking it from the image that had it."""

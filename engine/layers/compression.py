@@ -26,6 +26,7 @@ from engine.oci import media_types
 
 READ_CHUNK = 256 * 1024
 OUT_CHUNK = 1024 * 1024
+PACK_BLOCK = 512 * 1024
 _FIRST_SLICE = 4 * 1024
 _GZIP_WINDOW = 31  # gzip framing, window of 32 KiB
 
@@ -346,23 +347,43 @@ def _unpacker(kind: Compression, source: _Source, limits: Limits) -> _Unpacker:
 
 
 class Compressor:
-    """Writes packed bytes to `out`. `close` ends the stream and leaves `out` open."""
+    """Writes packed bytes to `out`. `close` ends the stream and leaves `out` open.
+
+    What a packer makes depends on how its input is cut up, so it gets blocks of one size, however `write` was called.
+    """
 
     def __init__(self, out: Writable, kind: Compression, level: int) -> None:
         self._out = out
         self._packer = _packer(kind, level)
+        self._parts: list[bytes] = []
+        self._waiting = 0
 
     def write(self, data: bytes | memoryview) -> int:
-        self._put(data if self._packer is None else self._packer.compress(data))
+        if self._packer is None:
+            self._out.write(data)
+            return len(data)
+        rest = memoryview(data)
+        while self._waiting + len(rest) >= PACK_BLOCK:
+            missing = PACK_BLOCK - self._waiting
+            self._pack(rest[:missing])
+            rest = rest[missing:]
+        if len(rest):
+            self._parts.append(bytes(rest))
+            self._waiting += len(rest)
         return len(data)
 
     def close(self) -> None:
         if self._packer is not None:
-            self._put(self._packer.flush())
+            self._pack(b"")
+            self._out.write(self._packer.flush())
 
-    def _put(self, data: bytes | memoryview) -> None:
-        if data:
-            self._out.write(data)
+    def _pack(self, last: bytes | memoryview) -> None:
+        """Pack what waits and `last` as one block."""
+        assert self._packer is not None
+        block = b"".join((*self._parts, last)) if self._parts else last
+        self._parts, self._waiting = [], 0
+        if packed := self._packer.compress(block):
+            self._out.write(packed)
 
 
 class _Packer(Protocol):

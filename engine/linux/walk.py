@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from engine.linux.files import (
     DIRECTORY,
+    NOFOLLOW,
     RESOLVE_BENEATH,
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
     openat2,
     opened,
+    opened_directory,
 )
 
 _INSIDE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
@@ -50,6 +53,27 @@ def walk(root_fd: int, start: str = "") -> Iterator[Folder]:
             folders = [folder.child(name) for name, info in folder.entries if stat.S_ISDIR(info.st_mode)]
             yield folder
         pending.extend(reversed(folders))
+
+
+def fsync_trees(folders: Sequence[Path], *, limit: int) -> bool:
+    """Make folders and all in them durable file by file; return False, with nothing promised, where that is not possible.
+
+    It is not when there are more than `limit` files and folders, or links and devices, which cannot be synced alone.
+    """
+    parts: list[tuple[Path, str, bool]] = []
+    for folder in folders:
+        with opened_directory(folder) as root:
+            parts.append((folder, ".", True))
+            for part in walk(root):
+                for name, info in part.entries:
+                    if not (stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)) or len(parts) >= limit:
+                        return False
+                    parts.append((folder, part.child(name), stat.S_ISDIR(info.st_mode)))
+    for folder, path, is_directory in parts:
+        flags = DIRECTORY if is_directory else os.O_RDONLY | os.O_NONBLOCK | NOFOLLOW
+        with opened(os.open(folder / path, flags)) as fd:
+            os.fsync(fd)
+    return True
 
 
 def _entries(fd: int) -> list[tuple[str, os.stat_result]]:

@@ -45,11 +45,11 @@ from typing import TYPE_CHECKING
 from engine.db import Database, Schema
 from engine.digest import Digest, hex_of
 from engine.errors import AlreadyExists, Corrupt, InUse, NotFound, Unsupported
-from engine.linux.files import opened_directory, remove_tree, space_translated, syncfs
+from engine.linux.files import fsync_dir, opened_directory, remove_tree, space_translated, syncfs
 from engine.linux.inode_flags import spread_children
 from engine.linux.locks import file_lock
 from engine.linux.mount import MS_NODEV, MS_RDONLY, Mounts
-from engine.linux.walk import walk
+from engine.linux.walk import fsync_trees, walk
 
 if TYPE_CHECKING:
     from engine.linux.userns import IdMap
@@ -71,6 +71,7 @@ SCHEMA = Schema(
 
 OPTIONS = "index=off,redirect_dir=nofollow,metacopy=off"
 PAGE_OPTIONS = 4095
+SYNC_LIMIT = 64  # files and folders
 STACK_LIMIT = 500  # OVL_MAX_STACK
 _CLONE_FS = 0x200
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -129,6 +130,10 @@ class OverlaySnapshotter:
         spread_children(self._layers)
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._forget_unsynced()
+
+    @property
+    def root(self) -> Path:
+        return self._root
 
     # looking ---------------------------------------------------------------------------------------------------
 
@@ -216,6 +221,20 @@ class OverlaySnapshotter:
         """Undo `mount_view`; what is not mounted counts as done."""
         self._mounts.unmount(str(target))
 
+    @contextmanager
+    def viewed(self, chain: Digest | None, *, idmap: IdMap | None = None) -> Iterator[Path]:
+        """Give a folder that shows a layer and all below it, read-only, for the length of the block."""
+        target = self._staging / f"view.{secrets.token_hex(6)}.{os.getpid()}"
+        target.mkdir(mode=0o700)
+        try:
+            self.mount_view(chain, target, idmap=idmap)
+            try:
+                yield target
+            finally:
+                self._mounts.unmount(str(target))
+        finally:
+            target.rmdir()
+
     def unmount(self, key: str) -> None:
         """Undo `mount`; what is not mounted counts as done."""
         target = self._row(key)["target"]
@@ -254,21 +273,25 @@ class OverlaySnapshotter:
         except sqlite3.IntegrityError:
             self.remove(key)  # another process committed the same layer meanwhile
 
-    def sync(self) -> None:
-        """Make every layer committed so far durable."""
-        last = (
-            self._db.read()
-            .execute("SELECT max(seq) FROM snapshots WHERE boot = ?", (self._boot,))
-            .fetchone()[0]
-        )
-        if last is None:
-            return
+    def sync(self) -> bool:
+        """Make every layer committed so far durable; tell whether the whole file system was synced for it.
+
+        A few small layers are synced file by file: to sync all would also wait for what others are writing.
+        """
+        rows = self._db.read().execute("SELECT seq FROM snapshots WHERE boot = ?", (self._boot,)).fetchall()
+        if not rows:
+            return False
         with space_translated("a layer"):
-            syncfs(self._layers)
+            by_file = fsync_trees([self._folder(row["seq"]) for row in rows], limit=SYNC_LIMIT)
+            if by_file:
+                fsync_dir(self._layers)
+            else:
+                syncfs(self._layers)
         with self._db.transaction() as connection:
-            connection.execute(
-                "UPDATE snapshots SET boot = '' WHERE boot = ? AND seq <= ?", (self._boot, last)
+            connection.executemany(
+                "UPDATE snapshots SET boot = '' WHERE seq = ?", [(row["seq"],) for row in rows]
             )
+        return not by_file
 
     def remove(self, name: str) -> None:
         """Remove a layer or an active snapshot; what is not there counts as done. Raises `InUse` if something stands on it."""
