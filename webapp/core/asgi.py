@@ -56,6 +56,9 @@ class SpooledBody:
     def read(self, size: int = -1) -> bytes:
         return self.file.read(size)
 
+    def readline(self, size: int = -1) -> bytes:
+        return self.file.readline(size)
+
     def seek(self, offset: int, whence: int = 0) -> int:
         return self.file.seek(offset, whence)
 
@@ -63,10 +66,11 @@ class SpooledBody:
         return self.file.write(data)
 
     def close(self) -> None:
+        """End the request's hold on the file; it stays only where a service took it."""
         if not self.file.closed:
             self.file.close()
-            if not self.taken:
-                spool.discard(self.spool_id)
+        if not self.taken:
+            spool.discard(self.spool_id)
 
 
 @dataclass
@@ -143,16 +147,23 @@ class WharfingerHandler(ASGIHandler):
 
 
 def take_body(request: HttpRequest) -> str:
-    """Return the spool id of the request's body, which now belongs to the operation that is given it."""
+    """Return the spool id of the request's body, which now belongs to the operation that is given it.
+
+    A view that fails afterwards gives it back (`uploads.give_back`), and it goes with the request.
+    """
     body: SpooledBody | None = getattr(request, "wf_spool", None)
-    if body is None:  # not through the server's handler (tests)
+    if body is None:  # not through the server's handler
         body = SpooledBody()
+        request.wf_spool = body
         body.write(request.body)
         body.size = len(request.body)
-    if not body.size:
+        body.file.close()
+    else:
+        body.file.flush()
+    body.taken = body.size > 0
+    if not body.taken:
+        body.close()
         raise Invalid("the body is empty", code="empty_body", hint="send the file as the request's body")
-    body.file.flush()
-    body.taken = True
     return body.spool_id
 
 
