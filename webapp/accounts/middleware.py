@@ -18,6 +18,7 @@ from webapp.audit import services as audit
 from webapp.audit.models import Face
 from webapp.core.errors import AppError, Denied, NotSignedIn, error_response, is_api
 from webapp.core.routes import route_of
+from webapp.core.uploads import give_back
 
 
 def resolve_actor(request: HttpRequest) -> Actor:
@@ -80,6 +81,7 @@ class GuardMiddleware(MiddlewareMixin):
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """Answer an `AppError` that a page raised (REST views answer their own)."""
+        give_back(request)
         if not isinstance(exception, AppError):
             return None
         if isinstance(exception, Denied):

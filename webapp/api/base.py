@@ -22,6 +22,7 @@ from webapp.api.renderers import dumps
 from webapp.core.errors import Invalid, NodeProblem, error_response
 from webapp.core.pagination import Page, Window, paginate
 from webapp.core.routes import Route
+from webapp.core.uploads import give_back
 from webapp.operations import selectors as operations
 from webapp.operations import services
 from webapp.operations.models import Operation, Status
@@ -83,6 +84,7 @@ class WharfingerView(APIView):
             return response
 
     def handle_exception(self, exc: Exception) -> HttpResponse:
+        give_back(self.request._request)
         if isinstance(exc, services.Replayed):
             return self._replay(exc)
         return super().handle_exception(exc)

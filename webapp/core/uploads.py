@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
+from django.http import HttpRequest
 
 from webapp.core import spool
 
@@ -30,9 +31,21 @@ class SpooledFile(UploadedFile):
         return self.spool_id
 
     def close(self) -> None:
-        super().close()
+        if self.file is not None and not self.file.closed:
+            super().close()
         if not self.taken:
             spool.discard(self.spool_id)
+
+
+def give_back(request: HttpRequest) -> None:
+    """Let the request's uploads go with it after all: the work that they were for was not accepted."""
+    uploads = [getattr(request, "wf_spool", None)]
+    if getattr(request, "_files", None):
+        uploads += [file for name in request.FILES for file in request.FILES.getlist(name)]
+    for upload in uploads:
+        if upload is not None and getattr(upload, "taken", False):
+            upload.taken = False
+            upload.close()
 
 
 class SpoolUploadHandler(FileUploadHandler):
