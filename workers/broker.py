@@ -14,7 +14,7 @@ from workers.keys import home_folder
 
 # An unacknowledged task comes back after this long. Short, because a second delivery costs nothing here (the node's table of
 # operations knows it) while tasks that a killed worker had reserved wait for it.
-VISIBILITY_TIMEOUT_S = 60
+VISIBILITY_TIMEOUT_S = float(os.environ.get("WHARFINGER_VISIBILITY_TIMEOUT_S") or 60)
 
 
 def redis_url(home: Path | None = None) -> str:
@@ -34,11 +34,15 @@ def connect_async(url: str = "") -> redis.asyncio.Redis:
 
 def make_app(name: str, url: str = "", **settings: Any) -> Celery:  # settings: Celery's own names
     """Return a Celery application on our broker: JSON only, no results (outcomes are events), tasks acknowledged late."""
-    app = Celery(name, set_as_current=False)
+    # without fixups: where DJANGO_SETTINGS_MODULE is set, Celery would load the web site into the root worker
+    app = Celery(name, set_as_current=False, fixups=[])
     app.conf.update(
         broker_url=_celery_url(url or redis_url()),
         broker_transport_options={
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "unacked_restore_interval": min(5.0, VISIBILITY_TIMEOUT_S),  # seconds; by default a hundred
+            "unacked_restore_throttle": 1,
+            "unacked_restore_limit": 100,
             "socket_timeout": 30,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,

@@ -10,7 +10,14 @@ lock is not shared between them.
 
 from __future__ import annotations
 
+import warnings
+
+from celery.platforms import SecurityWarning
+
 from workers.broker import make_app
+
+# Celery warns of workers that run as root. Ours must: they mount file systems; and they accept signed JSON only.
+warnings.filterwarnings("ignore", category=SecurityWarning)
 
 app = make_app(
     "wharfinger",

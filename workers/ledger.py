@@ -37,8 +37,8 @@ from workers.contracts.values import to_json
 
 logger = logging.getLogger(__name__)
 
-LEASE_S = 20.0
-RENEW_EVERY_S = 5.0
+LEASE_S = float(os.environ.get("WHARFINGER_LEASE_S") or 20)
+RENEW_EVERY_S = LEASE_S / 4
 MOST_ATTEMPTS = 3
 KILL_WAIT_S = 10.0
 

@@ -6,12 +6,18 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from engine.config import EngineConfig
 from tests.support.redis import RedisServer, private_redis
 from webapp.realtime.streams import Hub
 from workers import broker
@@ -20,6 +26,10 @@ from workers.agent.requests import Ask, Feed, RequestServer
 from workers.agent.tasks import end_tasks
 from workers.contracts.signing import NodeKey
 from workers.keys import make_key
+
+T = TypeVar("T")
+ROOT = Path(__file__).resolve().parents[2]
+FAKE_ENGINE = "tests.support.fake_engine:FakeEngine"
 
 
 @dataclass
@@ -82,3 +92,84 @@ def environment(node: Node) -> dict[str, str]:
         "WHARFINGER_NODE": node.name,
         "REDIS_URL": node.redis.url,
     }
+
+
+WORKER = ["-m", "celery", "-A", "workers.celery_app", "worker", "--pool", "threads", "--loglevel", "WARNING"]
+QUIET = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+
+
+@dataclass
+class Processes:
+    """The processes of a running node. Those killed can be started again under the same name."""
+
+    node: Node
+    environment: dict[str, str]
+    running: dict[str, subprocess.Popen[bytes]]
+
+    def start(self, name: str) -> subprocess.Popen[bytes]:
+        """Start `agent`, a worker of the quick queue (`worker...`) or one of the other (`bulk...`); log: `<home>/<name>.log`."""
+        assert name not in self.running
+        if name == "agent":
+            argv = ["-m", "workers.agent"]
+        else:
+            queue = f"node.{self.node.name}" + (".bulk" if name.startswith("bulk") else "")
+            argv = [*WORKER, "-Q", queue, "-n", f"{name}@{self.node.name}", "--concurrency", "8", *QUIET]
+        with (self.node.home / f"{name}.log").open("ab") as log:
+            self.running[name] = subprocess.Popen(
+                [sys.executable, *argv],
+                env=self.environment,
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return self.running[name]
+
+    def kill(self, name: str) -> None:
+        """End a process with SIGKILL."""
+        process = self.running.pop(name)
+        process.kill()
+        process.wait()
+
+    def stop(self) -> None:
+        """End all processes as the supervisor does: SIGTERM, and SIGKILL for what does not listen."""
+        for process in self.running.values():
+            process.terminate()
+        for process in self.running.values():
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.running.clear()
+
+    def log(self, name: str) -> str:
+        return (self.node.home / f"{name}.log").read_text()
+
+
+@contextlib.contextmanager
+def running_node(node: Node, *names: str, engine: str = "", **environ: str) -> Iterator[Processes]:
+    """Run the named processes of a node (`agent`, `worker`, `bulk`) on the fake engine or the one named."""
+    values = {
+        **environment(node),
+        "WHARFINGER_ENGINE": engine or FAKE_ENGINE,
+        "PYTHONPATH": str(ROOT),
+        **environ,
+    }
+    processes = Processes(node, values, {})
+    try:
+        for name in names:
+            processes.start(name)
+        yield processes
+    finally:
+        processes.stop()
+        shutil.rmtree(EngineConfig.from_home(node.home).run_root, ignore_errors=True)
+
+
+def wait_for(condition: Callable[[], T | None], what: str = "", timeout_s: float = 20) -> T:
+    """Return the first true answer of `condition`, else fail after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"did not happen in {timeout_s} s: {what}"
+        time.sleep(0.01)
+    return found

@@ -20,7 +20,7 @@ from workers.tasks.progress import log_path
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
-AGAIN_AFTER_S = 30.0  # a sending that nobody took may wait for a worker that is just being started
+AGAIN_AFTER_S = 10.0  # a sending that nobody took may wait for a worker that is just being started
 KEPT_S = 30 * 24 * 3600.0
 LOGS_KEPT_BYTES = 4 * 1024**3
 SPOOL_KEPT_S = 24 * 3600.0

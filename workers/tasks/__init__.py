@@ -8,10 +8,12 @@ besides, time limits and killing one task, comes from `keeper` and from the engi
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
+from typing import Any
 
-from celery.signals import worker_init, worker_shutting_down
+from celery.signals import worker_init, worker_ready, worker_shutting_down
 
 from engine.config import EngineConfig
 from engine.db import Database
@@ -66,6 +68,20 @@ def _warm(**_: object) -> None:
     """Open the engine before the first task, so that the first is as quick as the next."""
     os.umask(0o022)
     runner()
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _restore(sender: Any, **_: object) -> None:
+    """Put back what an earlier worker on our queues had reserved and not acknowledged, without waiting for its timeout.
+
+    A sibling that lives may get its own tasks twice by this; the ledger knows them.
+    """
+    queues = set(sender.app.amqp.queues.consume_from)
+    with sender.app.connection_for_write() as connection, connection.channel() as channel:
+        reserved = channel.client.hgetall(channel.unacked_key)
+        for tag, text in reserved.items():
+            if json.loads(text)[2] in queues:
+                channel.qos.restore_by_tag(tag.decode() if isinstance(tag, bytes) else tag)
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
