@@ -96,6 +96,35 @@ class Puller:
             )
             return work.run()
 
+    def pull_all(
+        self,
+        repository: Reference,
+        *,
+        platform: Platform | None = None,
+        settings: RegistrySettings | None = None,
+        credentials: Credentials | None = None,
+        report: Reporter = silent,
+        cancel: CancelToken | None = None,
+    ) -> list[Image]:
+        """Pull every tag of a repository; raises as `pull` does, at the first tag that fails."""
+        cancel = cancel or CancelToken()
+        opened = self._registries.open(
+            repository.domain, settings=settings, credentials=credentials, cancel=cancel
+        )
+        with opened as client:
+            tags = client.tags(repository.path)
+        return [
+            self.pull(
+                replace(repository, digest=None).with_tag(tag),
+                platform=platform,
+                settings=settings,
+                credentials=credentials,
+                report=report,
+                cancel=cancel,
+            )
+            for tag in tags
+        ]
+
 
 @dataclass(frozen=True)
 class _Found:

@@ -324,7 +324,7 @@ class RegistryClient:
         seen: set[str] = set()
         for response in self._pages(request, seen):
             document = _json(response, self.domain)
-            page = document.get(key) or []
+            page = [] if document.get(key) is None else document[key]  # null where there are none
             if not isinstance(page, list):
                 raise BadContent(f"{self.domain} gave no list of {key}")
             names += [name for name in page if isinstance(name, str) and len(name) < 512]
