@@ -18,7 +18,7 @@ from engine.config import EngineConfig
 from engine.containers.model import ContainerSpec, PortSpec
 from engine.engine import Engine
 from engine.errors import EngineError
-from engine.network.ports import parse_port_spec
+from engine.network.ports import parse_port
 from engine.progress import Message, Report, StepProgress
 from engine.runtime.log_reader import Gap, LogQuery
 
@@ -78,7 +78,7 @@ def run(engine: Engine, options: argparse.Namespace) -> int:
 
 
 def _ports(texts: Sequence[str]) -> list[PortSpec]:
-    return [port for text in texts for port in parse_port_spec(text)]
+    return [port for text in texts for port in parse_port(text)]
 
 
 def ps(engine: Engine, options: argparse.Namespace) -> int:

@@ -11,11 +11,16 @@ and each object is changed under its own lock. All arguments are keywords; all e
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
+from typing import Any, BinaryIO
 
+from engine import node
 from engine.build import cache as build_cache
 from engine.build.builder import Builder
+from engine.build.changes import changed_config
 from engine.build.request import BuildRequest, BuildResult
 from engine.config import EngineConfig
 from engine.containers import store as containers_store
@@ -24,13 +29,16 @@ from engine.containers.model import Container, ContainerSpec
 from engine.containers.parts import Parts
 from engine.content.store import ContentStore
 from engine.db import Database
+from engine.errors import NotFound, RegistryError, WrongState
 from engine.events import Event
+from engine.images import archive
 from engine.images import push as images_push
 from engine.images import rows as images_rows
 from engine.images.model import HistoryEntry, Image, LayerFile, LayerInfo
 from engine.images.platforms import parse_platform
 from engine.images.pull import Puller
 from engine.images.push import Pushed, Pusher
+from engine.images.search import Searcher, SearchResult, search_local
 from engine.images.store import ImageStore
 from engine.layers.compression import Compression
 from engine.linux import userns
@@ -38,6 +46,7 @@ from engine.linux.mount import LinuxMounts
 from engine.network import NetworkManager
 from engine.network import store as network_store
 from engine.network.model import Network, NetworkSpec
+from engine.oci.image_config import ContainerConfig
 from engine.platform import Platform
 from engine.progress import CancelToken, Reporter, silent
 from engine.reference import parse_reference
@@ -193,6 +202,89 @@ class Engine:
     def image_layer_files(self, *, ref: str, index: int) -> list[LayerFile]:
         return self.images.layer_files(ref, index)
 
+    def image_load(
+        self, *, source: BinaryIO, report: Reporter = silent, cancel: CancelToken | None = None
+    ) -> list[Image]:
+        return archive.load(self.images, source, report=report, cancel=cancel)
+
+    def image_import(
+        self,
+        *,
+        source: BinaryIO,
+        reference: str = "",
+        message: str = "",
+        changes: Sequence[str] = (),
+        platform: str = "",
+        report: Reporter = silent,
+        cancel: CancelToken | None = None,
+    ) -> Image:
+        """Make an image of a root file system. `changes` are Dockerfile lines that set its configuration."""
+        del report  # one archive, one pass: there is nothing to tell but its end
+        return archive.import_root(
+            self.images,
+            source,
+            names=[parse_reference(reference)] if reference else [],
+            config=changed_config(ContainerConfig(), changes),
+            message=message,
+            platform=parse_platform(platform) if platform else None,
+            cancel=cancel,
+        )
+
+    def image_save(
+        self,
+        *,
+        images: Sequence[str],
+        out: BinaryIO,
+        report: Reporter = silent,
+        cancel: CancelToken | None = None,
+    ) -> None:
+        del report
+        archive.save(self.images, images, out, check=cancel.check if cancel else None)
+
+    def image_prune(
+        self,
+        *,
+        mode: str = "dangling",
+        older_than_s: float = 0.0,
+        labels: Sequence[str] = (),
+        without_labels: Sequence[str] = (),
+    ) -> node.Pruned:
+        fits = label_filter(labels, without_labels)
+        done = self.images.prune(
+            mode, older_than_s=older_than_s, match=lambda image: fits(image.config.config.labels)
+        )
+        return node.Pruned(done.removed, done.reclaimed)
+
+    def image_search(
+        self, *, term: str, limit: int = 25, registries: Sequence[RegistrySettings] = ()
+    ) -> list[SearchResult]:
+        """Search a registry named before the first slash, else Docker Hub; images of this node come first."""
+        here = search_local(self.images.list(), term)[:limit]
+        host = term.partition("/")[0]
+        settings = settings_for(host, registries) or settings_for("docker.io", registries)
+        credentials = settings.credentials if settings else None
+        try:
+            found = Searcher(self.registries).search(
+                term, limit=limit, settings=settings_for(host, registries), credentials=credentials
+            )
+        except RegistryError:
+            if not here:
+                raise
+            found = []  # the registry is away, but what is here can be found all the same
+        names = {item.name for item in here}
+        return [*here, *(item for item in found if item.name not in names)][:limit]
+
+    def registry_login(self, *, registry: RegistrySettings) -> dict[str, str]:
+        """Ask a registry whether it accepts an account; raises what it says."""
+        with self.registries.open(registry.host, settings=registry) as client:
+            client.ping()
+        return {"status": "Login Succeeded"}
+
+    def registry_tags(self, *, reference: str, registries: Sequence[RegistrySettings] = ()) -> list[str]:
+        named = parse_reference(reference)
+        settings = settings_for(named.domain, registries)
+        return Searcher(self.registries).tags(named, settings=settings)
+
     # builds ---------------------------------------------------------------------------------------------------------
 
     def build(
@@ -204,6 +296,19 @@ class Engine:
         cancel: CancelToken | None = None,
     ) -> BuildResult:
         return self.builder(registries).build(request, report, cancel)
+
+    def build_cache_prune(
+        self, *, keep_bytes: int = 0, older_than_s: float = 0.0, all: bool = False
+    ) -> node.Pruned:
+        """Forget cached steps; `all` empties the folders of cache mounts too."""
+        builder = self.builder()
+        before = self.images.usage().layers
+        gone = builder.cache.prune(older_than_s=older_than_s, keep_bytes=keep_bytes)
+        freed = builder.cache_mounts.prune(older_than_s=older_than_s) if all else 0
+        self.images.collect(0.0)
+        return node.Pruned(
+            [record.text for record in gone], max(0, before - self.images.usage().layers) + freed
+        )
 
     # containers -----------------------------------------------------------------------------------------------------
 
@@ -323,7 +428,66 @@ class Engine:
         self.volumes.remove(volume, force=force)
         return volume
 
+    def network_prune(
+        self, *, older_than_s: float = 0.0, labels: Sequence[str] = (), without_labels: Sequence[str] = ()
+    ) -> node.Pruned:
+        """Remove networks that no container is on, running or not."""
+        fits, limit = label_filter(labels, without_labels), time.time() - older_than_s
+        wanted = {name for item in self.container_list() for name in networks_of(item)}
+        removed = self.network.prune(
+            keep=wanted, matches=lambda network: fits(network.labels) and network.created_at <= limit
+        )
+        return node.Pruned([network.name for network in removed])
+
+    def volume_prune(
+        self, *, all: bool = False, labels: Sequence[str] = (), without_labels: Sequence[str] = ()
+    ) -> node.Pruned:
+        fits = label_filter(labels, without_labels)
+        removed = self.volumes.prune(everything=all, matches=lambda volume: fits(volume.labels))
+        return node.Pruned([name for name, _ in removed], sum(size for _, size in removed))
+
+    def container_prune(
+        self, *, older_than_s: float = 0.0, labels: Sequence[str] = (), without_labels: Sequence[str] = ()
+    ) -> node.Pruned:
+        """Remove the containers that do not run."""
+        fits, limit = label_filter(labels, without_labels), time.time() - older_than_s
+        removed = []
+        for item in self.container_list():
+            held = item.config.get("Labels") or {}
+            if item.status.can_remove() and fits(held) and (item.finished_at or item.created_at) <= limit:
+                with suppress(NotFound, WrongState):
+                    removed.append(self.remove(container=item.id))
+        return node.Pruned(removed)
+
     # the node -------------------------------------------------------------------------------------------------------
+
+    def info(self) -> dict[str, Any]:
+        return node.info(self)
+
+    def usage(self) -> node.NodeUsage:
+        return node.usage(self)
+
+    def prune(
+        self,
+        *,
+        images: str = "",
+        containers: bool = False,
+        volumes: bool = False,
+        networks: bool = False,
+        build_cache: bool = False,
+        older_than_s: float = 0.0,
+        labels: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        return node.prune(
+            self,
+            images=images,
+            containers=containers,
+            volumes=volumes,
+            networks=networks,
+            build_cache=build_cache,
+            older_than_s=older_than_s,
+            labels=labels,
+        )
 
     def events_after(self, *, seq: int, limit: int = 500) -> list[Event]:
         return self.db.events_after(seq, limit)
@@ -335,6 +499,12 @@ class Engine:
 def settings_for(domain: str, registries: Sequence[RegistrySettings]) -> RegistrySettings | None:
     """Return the settings of one registry among those that came with a verb."""
     return next((item for item in registries if item.host == domain), None)
+
+
+def networks_of(container: Container) -> list[str]:
+    """Return the names of the networks that a container wants when it runs."""
+    asked = [item.name for item in container.spec.networks]
+    return [*asked, container.spec.network_mode, *(item.network_id for item in container.endpoints)]
 
 
 def label_filter(labels: Sequence[str], without: Sequence[str] = ()) -> Callable[[Mapping[str, str]], bool]:

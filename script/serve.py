@@ -95,7 +95,6 @@ def environment(home: Home, host: str, port: int) -> dict[str, str]:
     }
     values.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     values.setdefault("REDIS_URL", f"unix://{home.redis_socket}")
-    values.setdefault("DATABASE_URL", f"sqlite:///{home.path}/web/db.sqlite3")
     values.update(
         WHARFINGER_HOME=str(home.path),
         WHARFINGER_HOST=host,

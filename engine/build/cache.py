@@ -280,7 +280,7 @@ def _difference(meaning: Meaning, row: Any) -> str:  # a sqlite3.Row
     now = meaning.argument_hashes()
     changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if changed:
-        return f"{'argument' if len(changed) == 1 else 'arguments'} {', '.join(changed)} changed"
+        return f"{', '.join(changed)} changed"
     if row["lineage"] == meaning.lineage or meaning.files:
         files = _changed_files(meaning.files, row["files"])
         if files:

@@ -203,6 +203,9 @@ class _ContextReader:
                     known = self._known.pop(path, None)
                     self._ignored += known.size if known else 0
                     self._size -= known.size if known else 0
+            if folder and folder not in self._written:
+                self._written[folder] = Kind.DIRECTORY  # made only for what is now gone
+                self._remove(root, folder)
 
     def context(self, staging: Path) -> BuildContext:
         """Return the context that now lies in `staging`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from engine.errors import InvalidInput
+
 _OCTAL = re.compile(r"[0-7]{1,6}\Z")
 _CLAUSE = re.compile(r"([ugoa]*)((?:[-+=](?:[ugo]|[rwxXst]*))+)\Z")
 _ACTION = re.compile(r"([-+=])([ugo]|[rwxXst]*)")
@@ -29,10 +31,10 @@ class ModeChange:
 
 
 def parse_mode(text: str) -> ModeChange:
-    """Read a mode; raise ValueError with the usual message."""
+    """Read a mode; raise `InvalidInput` with the usual message."""
     if text[:1].isdigit():
         if not _OCTAL.match(text) or int(text, 8) > 0o7777:
-            raise ValueError(
+            raise InvalidInput(
                 f"invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"
             )
         return ModeChange(int(text, 8))
@@ -40,7 +42,7 @@ def parse_mode(text: str) -> ModeChange:
     for clause in text.split(","):
         match = _CLAUSE.match(clause)
         if not match:
-            raise ValueError(f"invalid chmod parameter: '{text}'. write it like 0755 or u=rwX,go=rX")
+            raise InvalidInput(f"invalid chmod parameter: '{text}'. write it like 0755 or u=rwX,go=rX")
         clauses += [(match[1] or "a", action[1], action[2]) for action in _ACTION.finditer(match[2])]
     return ModeChange(clauses=tuple(clauses))
 

@@ -103,7 +103,7 @@ class Build:
                 place = self.workspace.folder("view")
                 self.services.snapshots.mount_view(chain, place)
                 self.stack.callback(self.services.snapshots.unmount_view, place)
-                self.views[chain] = Tree(place, title, fixed=True)
+                self.views[chain] = Tree(place, title, fixed=True, chain=chain)
             return self.views[chain]
 
     def staged_context(self) -> Tree:

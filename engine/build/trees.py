@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.build.dockerignore import Glob, IgnoreMatcher
+from engine.digest import Digest
 from engine.errors import InvalidInput
 from engine.linux import xattrs
 from engine.linux.files import DIRECTORY, NOFOLLOW, child_path, open_in_root, opened
@@ -81,6 +82,7 @@ class Tree:
     keeps_owners: bool = True
     fixed: bool = False  # nobody changes its files
     linkable: bool = False  # neither do we, and they lie on the disk of the layers
+    chain: Digest | None = None  # the stack of layers that it shows
 
     def ignores(self, path: str) -> bool:
         return self.ignore is not None and bool(path) and self.ignore.ignores(path)

@@ -226,6 +226,20 @@ class ImageStore:
             )
             self._tell(connection, image_id, "update", repository.familiar())
 
+    def config_bytes(self, image_id: Digest) -> bytes:
+        """Return the config of an image as its record has it, unchecked; raises `ImageNotFound`."""
+        row = self.db.read().execute("SELECT config FROM images WHERE id = ?", (image_id,)).fetchone()
+        if row is None:
+            raise _missing(image_id)
+        return str(row["config"]).encode()
+
+    def restore_config(self, image_id: Digest, config: bytes) -> None:
+        """Write the config of an image into its record again."""
+        if digest_bytes(config) != image_id:
+            raise BadDigest(f"this is not the config of image {image_id}")
+        with self.db.transaction() as connection:
+            connection.execute("UPDATE images SET config = ? WHERE id = ?", (config.decode(), image_id))
+
     def _checked(self, manifest_bytes: bytes, config_bytes: bytes, media_type: str) -> Image:
         manifest = parse_manifest(manifest_bytes, media_type)
         config = parse_config(config_bytes)

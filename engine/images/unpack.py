@@ -68,6 +68,19 @@ class Unpacker:
                 self._make(stream, chain, parent, diff_id, check)
         return chain
 
+    def replace_layer(
+        self,
+        stream: Readable,
+        *,
+        parent: Digest | None,
+        diff_id: Digest,
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        """Make a layer anew although it is here: its folder was damaged. What runs from the old one is not disturbed."""
+        chain = chain_id(parent, diff_id)
+        with self._snapshots.lock(chain):
+            self._make(stream, chain, parent, diff_id, check)
+
     def _unpack_blob(self, layer: ImageLayer, parent: Digest | None, cancel: CancelToken) -> Digest:
         if layer.descriptor.media_type in media_types.FOREIGN_LAYERS and not self._content.has(
             layer.descriptor.digest
@@ -95,7 +108,8 @@ class Unpacker:
             found = Digest("sha256:" + digest.hexdigest())
             if found != diff_id:
                 raise BadDigest(f"the layer unpacks to {found}, the image promises {diff_id}", digest=diff_id)
-            self._snapshots.commit(key, chain, parent, diff_id=diff_id, size=result.size, sync=False)
+            commit = self._snapshots.replace if self._snapshots.exists(chain) else self._snapshots.commit
+            commit(key, chain, parent, diff_id=diff_id, size=result.size, sync=False)
         except BaseException:
             self._snapshots.remove(key)
             raise

@@ -18,7 +18,6 @@ from engine.linux.netlink import (
     Message,
     Netlink,
     attribute,
-    attribute_list,
     attributes,
     nested,
 )
@@ -30,7 +29,7 @@ _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _GETROUTE = 24, 26
 _NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
 _IFF_UP = 1
-_OPERSTATE_UP = 6
+_PORT_FORWARDING = 3
 _IFA_F_NODAD = 0x02
 _VETH_INFO_PEER = 1
 _RULE_GOTO, _RULE_NOP, _RULE_TABLE, _RULE_BLACKHOLE = 2, 3, 1, 6
@@ -43,7 +42,7 @@ RULE_PROTOCOL = (
 class Link:
     """A network interface. `alias` is our mark of ownership, `master` the index of its bridge (0: none).
 
-    `running` says that it really carries packets; a bridge passes packets of running ports only.
+    `forwarding` says that it is a port of a bridge, and that the bridge passes its packets.
     """
 
     index: int
@@ -52,7 +51,7 @@ class Link:
     alias: str = ""
     master: int = 0
     up: bool = False
-    running: bool = False
+    forwarding: bool = False
     mac: str = ""
     mtu: int = 0
 
@@ -258,10 +257,9 @@ def _rule_body(rule: Rule) -> bytes:
 def _parse_link(body: bytes) -> Link:
     _, _, _, index, flags, _ = struct.unpack_from("=BBHiII", body)
     found = attributes(body[16:])
-    kind = ""
-    for name, value in attribute_list(found.get(18, b"")):
-        if name == 1:
-            kind = _text(value)
+    info = attributes(found.get(18, b""))
+    kind = _text(info.get(1, b""))
+    port = attributes(info.get(5, b"")) if _text(info.get(4, b"")) == "bridge" else {}
     return Link(
         index=index,
         name=_text(found.get(3, b"")),
@@ -269,7 +267,7 @@ def _parse_link(body: bytes) -> Link:
         alias=_text(found.get(20, b"")),
         master=struct.unpack("=I", found[10])[0] if 10 in found else 0,
         up=bool(flags & _IFF_UP),
-        running=found.get(16, b"\0")[0] == _OPERSTATE_UP,
+        forwarding=port.get(1, b"\0")[0] == _PORT_FORWARDING,
         mac=found.get(1, b"").hex(":"),
         mtu=struct.unpack("=I", found[4])[0] if 4 in found else 0,
     )

@@ -25,7 +25,7 @@ from engine.network.bridges import write_setting
 logger = logging.getLogger(__name__)
 
 _SYSCTL = Path("/proc/sys/net")
-_RUNNING_TIMEOUT_S = 2.0
+_FORWARDING_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def plug(route: Netlink, netns: Path, endpoint: Endpoint, wanted: Plug) -> links
             links.set_port(outer.index, hairpin=True, isolated=wanted.isolated),
         )
         in_netns(descriptor, lambda: _configure(endpoint, wanted))
-        _wait_until_running(route, wanted.veth)
+        _wait_until_forwarding(route, wanted.veth)
         return outer
     except BaseException:
         with suppress(OSError):
@@ -115,15 +115,17 @@ def unplug(route: Netlink, veth: str, mark: str, index: int = 0) -> None:
             route.request(links.remove(link.index))
 
 
-def _wait_until_running(route: Netlink, name: str) -> None:
+def _wait_until_forwarding(route: Netlink, name: str) -> None:
     """Wait until the bridge passes packets of the new port: the kernel looks at its state a moment after it is up."""
-    deadline = time.monotonic() + _RUNNING_TIMEOUT_S
+    deadline = time.monotonic() + _FORWARDING_TIMEOUT_S
     while time.monotonic() < deadline:
         link = links.find_link(route, name)
-        if link is not None and link.running:
+        if link is not None and link.forwarding:
             return
         time.sleep(0.0003)
-    logger.warning("the interface %s is not running %s s after it was set up", name, _RUNNING_TIMEOUT_S)
+    logger.warning(
+        "the interface %s does not pass packets %s s after it was set up", name, _FORWARDING_TIMEOUT_S
+    )
 
 
 def _prepare(endpoint: Endpoint) -> None:

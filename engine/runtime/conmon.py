@@ -87,7 +87,7 @@ class Monitors:
                 # conmon forks: this waits for the launcher, not for the monitor
                 program.wait(timeout=timeout_s)
             monitor = self._settle(launch.bundle)
-            answer = _read_answer(answer_read, timeout_s)
+            answer = AnswerPipe(answer_read).line(timeout_s)
             undo.pop_all()
             os.close(answer_read)
         try:
@@ -148,20 +148,32 @@ def _end(program: subprocess.Popen[bytes]) -> None:
         program.wait()
 
 
-def _read_answer(descriptor: int, timeout_s: float) -> bytes:
-    """Read the line in which conmon tells the process id, or what went wrong."""
-    deadline = time.monotonic() + timeout_s
-    poller = select.poll()
-    poller.register(descriptor, select.POLLIN | select.POLLHUP)
-    data = b""
-    while b"\n" not in data and len(data) < _MESSAGE_LIMIT:
-        if not poller.poll(max(0, int((deadline - time.monotonic()) * 1000))):
-            raise Unavailable(f"the container monitor did not answer within {timeout_s:g} s")
-        part = os.read(descriptor, 4096)
-        if not part:
-            break
-        data += part
-    return data
+class AnswerPipe:
+    """The pipe on which a monitor answers, a JSON line at a time: the process id first, an exec's exit status later."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._fd = descriptor
+        self._data = b""
+
+    def line(self, timeout_s: float) -> bytes:
+        """Return the next line, empty when the monitor has ended; raises `Unavailable` after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN | select.POLLHUP)
+        while b"\n" not in self._data and len(self._data) < _MESSAGE_LIMIT:
+            if not poller.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+                raise Unavailable(f"the container monitor did not answer within {timeout_s:g} s")
+            part = os.read(self._fd, 4096)
+            if not part:
+                break
+            self._data += part
+        line, _, self._data = self._data.partition(b"\n")
+        return line
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def _created(answer: bytes, runtime: str) -> ProcessId:

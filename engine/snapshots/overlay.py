@@ -74,6 +74,7 @@ PAGE_OPTIONS = 4095
 SYNC_LIMIT = 64  # files and folders
 STACK_LIMIT = 500  # OVL_MAX_STACK
 _CLONE_FS = 0x200
+_COMMIT = "UPDATE snapshots SET name = ?, kind = 'layer', diff_id = ?, size = ?, created = ?, boot = ? WHERE seq = ?"
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -258,20 +259,33 @@ class OverlaySnapshotter:
         if self.exists(chain):
             self.remove(key)
             return
-        folder = self._folder(row["seq"])
-        remove_tree(folder / "work")
-        if sync:
-            with space_translated("a layer"):
-                syncfs(self._layers)
+        self._finish(row["seq"], sync=sync)
         values = (chain, diff_id, size, time.time(), "" if sync else self._boot, row["seq"])
         try:
             with self._db.transaction() as connection:
-                connection.execute(
-                    "UPDATE snapshots SET name = ?, kind = 'layer', diff_id = ?, size = ?, created = ?, boot = ? WHERE seq = ?",
-                    values,
-                )
+                connection.execute(_COMMIT, values)
         except sqlite3.IntegrityError:
             self.remove(key)  # another process committed the same layer meanwhile
+
+    def replace(
+        self, key: str, chain: Digest, parent: Digest | None, *, diff_id: Digest, size: int, sync: bool = True
+    ) -> None:
+        """As `commit`, but take the place of the layer `chain` that is here: its files were found damaged."""
+        row, old = self._row(key), self._row(chain)
+        if row["parent"] != parent or old["parent"] != parent:
+            raise NotFound(f"snapshot {key} does not stand on {parent}")
+        self._finish(row["seq"], sync=sync)
+        values = (chain, diff_id, size, time.time(), "" if sync else self._boot, row["seq"])
+        with self._db.transaction() as connection:
+            connection.execute("DELETE FROM snapshots WHERE seq = ?", (old["seq"],))
+            connection.execute(_COMMIT, values)
+        self._to_trash(old["seq"])  # removed by the next sweep: something may still run from it
+
+    def _finish(self, seq: int, *, sync: bool) -> None:
+        remove_tree(self._folder(seq) / "work")
+        if sync:
+            with space_translated("a layer"):
+                syncfs(self._layers)
 
     def sync(self) -> bool:
         """Make every layer committed so far durable; tell whether the whole file system was synced for it.

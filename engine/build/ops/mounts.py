@@ -27,6 +27,7 @@ from engine.linux.mount import LinuxMounts
 from engine.linux.userns import IdMap
 from engine.progress import CancelToken
 from engine.runtime.paths import check_mount_target
+from engine.snapshots.overlay import OverlaySnapshotter
 
 OciMount = dict[str, Any]
 
@@ -40,6 +41,7 @@ class MountSources:
     secrets: Mapping[str, bytes]
     ssh: Mapping[str, Path]
     tree_of: Callable[[str], Tree]
+    snapshots: OverlaySnapshotter
 
 
 @dataclass
@@ -93,10 +95,18 @@ class MountMaker:
         real = tree.resolve(posixpath.normpath("/" + mount.source).lstrip("/"))
         if real is None:
             raise InvalidInput(f'"{mount.source}": not found in {tree.title}')
-        root = self._shown(tree.root, read_only=True)
+        root = self._shown_tree(tree)
         if not mount.is_read_only:
             root = self._writable(root)
         self._add(target, root / real if real else root, read_only=mount.is_read_only)
+
+    def _shown_tree(self, tree: Tree) -> Path:
+        if tree.chain is None:
+            return self._shown(tree.root, read_only=True)
+        place = self._sources.workspace.folder("bind")  # a mounted overlay cannot be idmapped, its layers can
+        self._sources.snapshots.mount_view(tree.chain, place, idmap=self._idmap)
+        self._stack.callback(self._mounts.unmount, str(place), detach=True)
+        return place
 
     def _shown(self, folder: Path, *, read_only: bool) -> Path:
         """Show a folder with the step's owners."""
