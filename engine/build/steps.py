@@ -486,7 +486,12 @@ class _Step:
         build, snapshots = self._build, self._services.snapshots
         log = StepLog(build.report, self._id, build.budget, self._secrets())
         sources = MountSources(
-            build.workspace, self._services.caches, build.request.secrets, build.request.ssh, self._tree_of, snapshots
+            build.workspace,
+            self._services.caches,
+            build.request.secrets,
+            build.request.ssh,
+            self._tree_of,
+            snapshots,
         )
         with (
             self._slot(),

@@ -172,6 +172,8 @@ def describe(root: Path, start: str = "") -> dict[str, str]:
             found[name] = f"link {path.readlink()}"
         elif path.is_dir():
             found[name] = f"folder {owner}"
+        elif not path.is_file():
+            found[name] = f"other {owner}"
         else:
             data = path.read_bytes()
             shown = data.decode("utf-8", "replace") if len(data) < 200 else f"{len(data)} bytes"
