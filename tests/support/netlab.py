@@ -27,7 +27,8 @@ T = TypeVar("T")
 
 MACHINE, NEIGHBOUR = "198.51.100.1", "198.51.100.9"
 MACHINE6, NEIGHBOUR6 = "2001:db8:51::1", "2001:db8:51::9"
-TIMEOUT_S = 0.4
+TIMEOUT_S = 3.0  # generous: the machine may be busy
+SILENCE_S = 0.4  # how long nothing must come where nothing may come
 
 
 @dataclass
@@ -41,6 +42,11 @@ class Lab:
 
     def on_neighbour(self, work: Callable[[], T]) -> T:
         return in_netns(self.neighbour, work)
+
+    def neighbour_hears_nothing(self, address: str, port: int, *, udp: bool = False) -> bool:
+        """Tell whether a server's answer fails to come to the neighbour."""
+        answer = self.on_neighbour(lambda: ask(address, port, udp=udp, timeout_s=SILENCE_S))
+        return not answer.startswith("hello")
 
     def serve(
         self, netns: Path, port: int, *, answer: bytes = b"hello", address: str = "", udp: bool = False
@@ -68,9 +74,13 @@ class FakeContainer:
     def run(self, work: Callable[[], T]) -> T:
         return in_netns(self.netns, work)
 
-    def ask(self, address: str, port: int, *, udp: bool = False) -> str:
+    def ask(self, address: str, port: int, *, udp: bool = False, timeout_s: float = TIMEOUT_S) -> str:
         """Return what a server answers to this container; see `ask`."""
-        return in_netns(self.netns, lambda: ask(address, port, udp=udp))
+        return in_netns(self.netns, lambda: ask(address, port, udp=udp, timeout_s=timeout_s))
+
+    def hears_nothing(self, address: str, port: int, *, udp: bool = False) -> bool:
+        """Tell whether a server's answer fails to come to this container."""
+        return not self.ask(address, port, udp=udp, timeout_s=SILENCE_S).startswith("hello")
 
 
 @contextmanager

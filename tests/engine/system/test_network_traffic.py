@@ -29,6 +29,7 @@ from tests.support.netlab import (
     MACHINE6,
     NEIGHBOUR,
     NEIGHBOUR6,
+    SILENCE_S,
     FakeContainer,
     Lab,
     ask,
@@ -94,7 +95,7 @@ def test_port_published_on_loopback_stays_on_this_machine(machine: Lab, new) -> 
     machine.serve(web.netns, 80)
     assert ask("127.0.0.1", 8080).startswith("hello")
     assert machine.on_neighbour(lambda: ask(MACHINE, 8080)) == "refused"
-    assert machine.on_neighbour(lambda: ask(web.address, 80)) == "timeout"
+    assert machine.neighbour_hears_nothing(web.address, 80)
 
 
 def test_networks_are_closed_to_each_other(machine: Lab, new, manager: NetworkManager) -> None:
@@ -104,7 +105,7 @@ def test_networks_are_closed_to_each_other(machine: Lab, new, manager: NetworkMa
     web = new(network="back", ports=[PortSpec(80, host_ip="0.0.0.0", host_port=8080)])
     machine.serve(web.netns, 80)
     stranger = new(network="front")
-    assert stranger.ask(web.address, 80) == "timeout"
+    assert stranger.hears_nothing(web.address, 80)
     assert stranger.ask(MACHINE, 8080).startswith("hello")
 
 
@@ -116,7 +117,7 @@ def test_container_reaches_nothing_of_the_machine_itself(machine: Lab, new) -> N
     for port in (6379, 5432, 8000):
         assert box.ask(box.endpoint.gateway, port) == "refused"
         assert box.ask(MACHINE, port) == "refused"
-    assert _ask_loopback_of_machine(box, 6379) == "timeout"
+    assert _ask_loopback_of_machine(box, 6379) in ("timeout", "unreachable")
 
 
 def test_policy_opens_a_port_of_the_machine(
@@ -157,11 +158,11 @@ def test_internal_network_has_no_way_out_and_none_in(machine: Lab, new, manager:
     machine.serve(two.netns, 80)
     machine.serve(machine.neighbour, 80)
     assert one.ask(two.address, 80) == f"hello {one.address}"
-    assert one.ask(NEIGHBOUR, 80) in ("unreachable", "timeout")
+    assert one.hears_nothing(NEIGHBOUR, 80)
     one.run(lambda: _route_by(two.address.rpartition(".")[0] + ".1"))
-    assert one.ask(NEIGHBOUR, 80) == "timeout"
-    assert not machine.on_neighbour(lambda: ask(MACHINE, 8080)).startswith("hello")
-    assert new(network="front").ask(two.address, 80) == "timeout"
+    assert one.hears_nothing(NEIGHBOUR, 80)
+    assert machine.neighbour_hears_nothing(MACHINE, 8080)
+    assert new(network="front").hears_nothing(two.address, 80)
 
 
 def test_network_without_talk_between_containers(machine: Lab, new, manager: NetworkManager) -> None:
@@ -169,7 +170,7 @@ def test_network_without_talk_between_containers(machine: Lab, new, manager: Net
     one, two = new(network="cells"), new(network="cells")
     machine.serve(two.netns, 80)
     machine.serve(machine.neighbour, 80)
-    assert not one.ask(two.address, 80).startswith("hello")
+    assert one.hears_nothing(two.address, 80)
     assert one.ask(NEIGHBOUR, 80).startswith("hello")
 
 
@@ -190,7 +191,7 @@ def test_unpublished_port_is_closed_at_once(machine: Lab, new, manager: NetworkM
     assert machine.on_neighbour(lambda: ask(MACHINE, 8080, udp=udp)) == f"hello {NEIGHBOUR}"
     assert ask("127.0.0.1", 8080, udp=udp).startswith("hello")
     manager.unpublish(web.id)
-    assert not machine.on_neighbour(lambda: ask(MACHINE, 8080, udp=udp)).startswith("hello")
+    assert machine.neighbour_hears_nothing(MACHINE, 8080, udp=udp)
     assert not ask("127.0.0.1", 8080, udp=udp).startswith("hello")
 
 
@@ -225,9 +226,9 @@ def test_ipv6_network_reaches_out_publishes_and_stays_closed(
     assert friend.ask(web.endpoint.ipv6_address, 80) == f"hello {friend.endpoint.ipv6_address}"
     assert machine.on_neighbour(lambda: ask(MACHINE6, 8080)) == f"hello {NEIGHBOUR6}"
     assert ask(MACHINE6, 8080).startswith("hello")
-    assert stranger.ask(web.endpoint.ipv6_address, 80) == "timeout"
+    assert stranger.hears_nothing(web.endpoint.ipv6_address, 80)
     assert stranger.ask(MACHINE6, 8080).startswith("hello")
-    assert machine.on_neighbour(lambda: ask(web.endpoint.ipv6_address, 80)) == "timeout"
+    assert machine.neighbour_hears_nothing(web.endpoint.ipv6_address, 80)
 
 
 def test_network_without_ipv6_has_none_at_all(new) -> None:
@@ -244,7 +245,9 @@ def test_forged_addresses_go_nowhere(machine: Lab, new) -> None:
     machine.serve(victim.netns, 80, udp=True)
     before = victim.run(_neighbours)
     liar.run(lambda: _add_address(victim.address[:-1] + "9", 22))
-    answer = liar.run(lambda: ask(victim.address, 80, udp=True, source=victim.address[:-1] + "9"))
+    answer = liar.run(
+        lambda: ask(victim.address, 80, udp=True, source=victim.address[:-1] + "9", timeout_s=SILENCE_S)
+    )
     assert answer in ("timeout", "unreachable")
     gateway = ip_address(liar.endpoint.gateway).packed
     mine = bytes.fromhex(liar.endpoint.mac_address.replace(":", ""))
@@ -293,7 +296,7 @@ def test_container_joins_and_leaves_a_network_while_it_runs(
     web, db = new(network="front"), new(network="back")
     machine.serve(db.netns, 5432)
     machine.serve(machine.neighbour, 80)
-    assert web.ask(db.address, 5432) == "timeout"
+    assert web.hears_nothing(db.address, 5432)
     endpoint = manager.attach(web.netns, web.id, manager.allocate("back", web.id, EndpointSpec("back")))
     assert web.ask(db.address, 5432) == f"hello {endpoint.ipv4_address}"
     manager.detach(web.id, "front")
@@ -342,7 +345,7 @@ def test_machine_that_we_made_forward_is_no_router_for_others(
         assert ask("203.0.113.9", 80).startswith("hello")
         own = [Element("uplinks", (Interface("lan0"),)), Element("uplinks", (Interface("lan9"),))]
         manager._firewall.table.add(own)
-        assert machine.on_neighbour(lambda: ask("203.0.113.9", 80)) == "timeout"
+        assert machine.neighbour_hears_nothing("203.0.113.9", 80)
     finally:
         remove_netns(far)
 
@@ -378,7 +381,7 @@ def _ask_loopback_of_machine(box: FakeContainer, port: int) -> str:
         ["nsenter", f"--net={box.netns}", "ip", "rule", "add", "pref", "1", "lookup", "main"], check=True
     )
     subprocess.run(["nsenter", f"--net={box.netns}", "ip", "rule", "del", "pref", "0"], check=True)
-    return box.run(lambda: ask("127.0.0.1", port, source=box.address))
+    return box.run(lambda: ask("127.0.0.1", port, source=box.address, timeout_s=SILENCE_S))
 
 
 def _send_frame(frame: bytes) -> None:
