@@ -81,9 +81,7 @@ class Collector:
             for digest in blobs:
                 if digest not in kept:
                     self._free_blob(digest, freed)
-            for chain in chains:
-                if chain not in kept:
-                    trash += self._free_layer(chain, freed)
+            self._free_layers([chain for chain in chains if chain not in kept], freed, trash)
         for folder in trash:
             remove_tree(folder)
         return freed
@@ -94,15 +92,25 @@ class Collector:
             self._content.remove(digest)
             freed.blobs.append(digest)
 
-    def _free_layer(self, chain: str, freed: Freed) -> list[Path]:
+    def _free_layers(self, chains: list[str], freed: Freed, trash: list[Path]) -> None:
+        """Take away layers, those below after those above; what something else stands on stays."""
+        while chains:
+            rest = [chain for chain in chains if not self._free_layer(chain, freed, trash)]
+            if len(rest) == len(chains):
+                return
+            chains = rest
+
+    def _free_layer(self, chain: str, freed: Freed, trash: list[Path]) -> bool:
         try:
             info = self._snapshots.get(chain)
             folder = self._snapshots.detach(chain)
         except (InUse, NotFound):
-            return []
+            return False
         freed.size += info.size
         freed.diff_ids.append(info.diff_id)
-        return [] if folder is None else [folder]
+        if folder is not None:
+            trash.append(folder)
+        return True
 
     def _needed(self) -> set[Digest]:
         rows = self._db.read().execute(

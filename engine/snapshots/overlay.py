@@ -296,16 +296,23 @@ class OverlaySnapshotter:
         if not rows:
             return False
         with space_translated("a layer"):
-            by_file = fsync_trees([self._folder(row["seq"]) for row in rows], limit=SYNC_LIMIT)
-            if by_file:
-                fsync_dir(self._layers)
-            else:
+            by_file = self._sync_by_file([self._folder(row["seq"]) for row in rows])
+            if not by_file:
                 syncfs(self._layers)
         with self._db.transaction() as connection:
             connection.executemany(
                 "UPDATE snapshots SET boot = '' WHERE seq = ?", [(row["seq"],) for row in rows]
             )
         return not by_file
+
+    def _sync_by_file(self, folders: list[Path]) -> bool:
+        try:
+            if not fsync_trees(folders, limit=SYNC_LIMIT):
+                return False
+        except FileNotFoundError:
+            return False  # a layer was removed meanwhile
+        fsync_dir(self._layers)
+        return True
 
     def remove(self, name: str) -> None:
         """Remove a layer or an active snapshot; what is not there counts as done. Raises `InUse` if something stands on it."""
