@@ -58,7 +58,7 @@ def parse_port(spec: str) -> list[PortSpec]:
 def parse_exposed(text: str) -> list[tuple[int, str]]:
     """Return the (port, protocol) pairs of an exposed port or range: `80`, `80/udp`, `7000-7010/tcp`."""
     ports, protocol = split_protocol(text)
-    if not ports or protocol.lower() not in PROTOCOLS:
+    if not ports or not protocol.isalpha():  # images may expose protocols that nobody can publish
         raise BadSpec(f"not an exposed port: {text[:64]!r}", hint="write it as 80 or 80/udp")
     first, last = parse_range(ports)
     return [(port, protocol.lower()) for port in range(first, last + 1)]

@@ -52,9 +52,9 @@ def parse_volume(text: str) -> MountSpec:
     source, target, mode = _split(text)
     options = _parse_mode(mode)
     if not target.startswith("/"):
-        raise BadSpec(
-            f"invalid volume specification: '{text}': invalid mount path: '{target}' mount path must be absolute"
-        )
+        kind = "bind" if source.startswith("/") else "volume"
+        problem = f"invalid mount config for type \"{kind}\": invalid mount path: '{target}' mount path must be absolute"
+        raise BadSpec(f"invalid volume specification: '{text}': {problem}")
     target = posixpath.normpath(target)
     if target == "/":
         raise BadSpec(f"invalid volume specification: '{text}': the destination cannot be '/'")
