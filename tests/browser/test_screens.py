@@ -49,6 +49,15 @@ def pages_of(site: Any) -> dict[str, str]:
         "operations": "/operations/",
         "operation-running": f"/operations/{site.facts['operations'][0]}/",
         "operation-failed": f"/operations/{site.facts['operations'][2]}/",
+        "audit": "/audit/",
+        "audit-refused": "/audit/?outcome=refused",
+        "recordings": "/audit/recordings/",
+        "recording": f"/audit/recordings/{'a' * 32}/",
+        "volumes": "/volumes/",
+        "volume": "/volumes/leafy-data/",
+        "volume-remove": "/volumes/k6-results/remove/",
+        "volume-prune": "/volumes/prune/",
+        "volume-restore": "/volumes/leafy-data/restore/",
         "application": "/applications/leafy/",
     }
 

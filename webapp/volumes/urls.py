@@ -1,5 +1,17 @@
 """Pages of this app, at the root of the site."""
 
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from webapp.volumes import pages
+
+urlpatterns = [
+    path("volumes/", pages.volume_list, name="volumes"),
+    path("volumes/new/", pages.volume_new, name="volume_new"),
+    path("volumes/prune/", pages.volume_prune, name="volume_prune"),
+    path("volumes/<str:name>/", pages.volume, name="volume"),
+    path("volumes/<str:name>/backup/", pages.volume_backup, name="volume_backup"),
+    path("volumes/<str:name>/restore/", pages.volume_restore, name="volume_restore"),
+    path("volumes/<str:name>/remove/", pages.volume_remove, name="volume_remove"),
+    path("volumes/<str:name>/schedules/", pages.schedule_new, name="schedule_new"),
+    path("volumes/<str:name>/schedules/<int:pk>/remove/", pages.schedule_remove, name="schedule_remove"),
+]
