@@ -20,12 +20,14 @@ from engine.build import instructions as ins
 from engine.build.expansion import Expander
 from engine.build.instruction_parser import parse_trigger
 from engine.build.runmounts import MountType, parse_mount
+from engine.build.secrecy import without_credentials
 from engine.build.suggest import did_you_mean
 from engine.errors import DockerfileError, InvalidInput, Unsupported
 from engine.images.platforms import fits, parse_platform
 from engine.platform import Platform
 
 SCRATCH = "scratch"
+_SHOWN = 1000
 
 Triggers = Callable[[str, Platform, ins.From], tuple[str, ...]]
 """Return the ONBUILD triggers of an image: (reference, platform, the FROM that names it)."""
@@ -71,9 +73,9 @@ class StagePlan:
 
     def to_json(self) -> dict[str, Any]:
         """Return the stage as pages draw it."""
-        steps = [{"id": self.step_id(0), "name": self.head.text, "line": self.head.line}]
+        steps = [{"id": self.step_id(0), "name": shown_text(self.head), "line": self.head.line}]
         steps += [
-            {"id": self.step_id(position), "name": instruction.text, "line": instruction.line}
+            {"id": self.step_id(position), "name": shown_text(instruction), "line": instruction.line}
             for position, instruction in enumerate(self.instructions, 1)
         ]
         return {
@@ -276,6 +278,11 @@ class Planner:
                         hint="build on a node of that platform, or only copy files in that stage",
                         line=instruction.line,
                     )
+
+
+def shown_text(instruction: ins.Instruction) -> str:
+    """Return an instruction as logs and pages show it: on one line, not endless, without credentials."""
+    return without_credentials(instruction.text)[:_SHOWN]
 
 
 def _uses_context(stage: StagePlan) -> bool:

@@ -25,7 +25,7 @@ from engine.build.context import BuildContext
 from engine.build.expansion import Expander
 from engine.build.log import LogBudget
 from engine.build.ops.place import Ownership, Placement
-from engine.build.plan import BaseKind, BuildPlan, StagePlan
+from engine.build.plan import BaseKind, BuildPlan, StagePlan, shown_text
 from engine.build.request import BuildRequest, StepResult
 from engine.build.sandboxes import Sandboxes
 from engine.build.services import Services
@@ -183,7 +183,7 @@ class Solver:
         step = stage.step_id(0)
         build.report(
             StepProgress(
-                step, "done", stage.title, stage.head.text, stage.head.line, "", time.monotonic() - began
+                step, "done", stage.title, shown_text(stage.head), stage.head.line, "", time.monotonic() - began
             )
         )
         self._steps(stage, state)

@@ -20,7 +20,7 @@ from engine.build.ops import transfer
 from engine.build.ops.mounts import MountSources
 from engine.build.ops.place import Ownership, Placement
 from engine.build.ops.run import RunSpec, command_words, prune_untouched, run
-from engine.build.plan import Source, StagePlan
+from engine.build.plan import Source, StagePlan, shown_text
 from engine.build.request import StepResult
 from engine.build.runmounts import MountError, MountType, RunMount, parse_mount
 from engine.build.secrecy import looks_secret, without_credentials
@@ -43,7 +43,6 @@ _MOUNT_TARGETS = (
     "/sys",
     "/run/heredoc",
 )
-_SHOWN = 1000
 
 
 @dataclass
@@ -92,7 +91,7 @@ class _Step:
         self._instruction = instruction
         self._state = state
         self._id = stage.step_id(position)
-        self._text = without_credentials(instruction.text)[:_SHOWN]
+        self._text = shown_text(instruction)
         self._began = time.monotonic()
 
     def run(self) -> None:
