@@ -90,7 +90,7 @@ def who_uses(protocol: str, host_ip: str, port: int) -> str:
         if not folder.name.isdecimal():
             continue
         try:
-            targets = {os.readlink(entry.path) for entry in os.scandir(folder / "fd")}
+            targets = {os.readlink(folder / "fd" / name) for name in os.listdir(folder / "fd")}
             if any(f"socket:[{inode}]" in targets for inode in inodes):
                 return f"{(folder / 'comm').read_text().strip()} (process {folder.name})"
         except OSError:
@@ -228,7 +228,7 @@ def _bound_inodes(protocol: str, host_ip: str, port: int) -> set[str]:
     found = set()
     for suffix in ("", "6"):
         try:
-            lines = Path(f"/proc/net/{protocol}{suffix}").read_text().splitlines()[1:]
+            lines = Path(f"/proc/thread-self/net/{protocol}{suffix}").read_text().splitlines()[1:]
         except OSError:
             continue
         for line in lines:
