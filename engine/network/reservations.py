@@ -15,6 +15,7 @@ import socket
 import sqlite3
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -86,16 +87,21 @@ def who_uses(protocol: str, host_ip: str, port: int) -> str:
     inodes = _bound_inodes(protocol, host_ip, port)
     if not inodes:
         return ""
+    wanted = {f"socket:[{inode}]" for inode in inodes}
     for folder in Path("/proc").iterdir():
-        if not folder.name.isdecimal():
-            continue
-        try:
-            targets = {os.readlink(folder / "fd" / name) for name in os.listdir(folder / "fd")}
-            if any(f"socket:[{inode}]" in targets for inode in inodes):
+        if folder.name.isdecimal() and wanted & _open_files(folder):
+            with suppress(OSError):
                 return f"{(folder / 'comm').read_text().strip()} (process {folder.name})"
-        except OSError:
-            continue
     return "another program"
+
+
+def _open_files(process: Path) -> set[str]:
+    found: set[str] = set()
+    with suppress(OSError):
+        for name in os.listdir(process / "fd"):
+            with suppress(OSError):  # closed meanwhile, as the one that lists
+                found.add(os.readlink(process / "fd" / name))
+    return found
 
 
 def _unique(ports: Iterable[PortSpec]) -> list[PortSpec]:
