@@ -15,6 +15,7 @@ import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import redis.asyncio
 from redis.exceptions import RedisError
@@ -25,8 +26,14 @@ from workers import broker
 from workers.agent import heart, operations
 from workers.agent.asks import make_asks
 from workers.agent.exits import ExitWatch
+from workers.agent.feeds import transfer
+from workers.agent.feeds.attach import Pumps, attach
 from workers.agent.feeds.events import events
+from workers.agent.feeds.exec import exec_
+from workers.agent.feeds.follow import Sources
+from workers.agent.feeds.logs import logs
 from workers.agent.feeds.operation import operation
+from workers.agent.feeds.wait import wait
 from workers.agent.filewatch import FileWatch
 from workers.agent.journal import JournalWatch, Pump
 from workers.agent.requests import Feed, RequestServer
@@ -116,13 +123,31 @@ class Agent:
         }
 
     def _feeds(self, journal: JournalWatch, files: FileWatch) -> dict[str, Feed]:
+        sources = Sources(self._engine, files, journal)
+        about_operations = {
+            "data_root": self._config.data_root,
+            "ledger": self._ledger,
+            "files": files,
+            "journal": journal,
+        }
+        about_events = {"database": self._database, "node": self._key.node, "journal": journal}
+        of_containers: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
+            "logs": logs,
+            "exec": exec_,
+            "wait": wait,
+            "container.archive": transfer.container_archive,
+            "container.export": transfer.container_export,
+            "image.save": transfer.image_save,
+            "volume.file": transfer.volume_file,
+            "volume.backup": transfer.volume_backup,
+        }
         return {
-            "operation": functools.partial(
-                operation, data_root=self._config.data_root, ledger=self._ledger, files=files, journal=journal
-            ),
-            "events": functools.partial(
-                events, database=self._database, node=self._key.node, journal=journal
-            ),
+            **{kind: functools.partial(feed, sources=sources) for kind, feed in of_containers.items()},
+            "attach": functools.partial(attach, sources=sources, pumps=Pumps(sources)),
+            "operation": functools.partial(operation, **about_operations),
+            "events": functools.partial(events, **about_events),
+            "spool.read": functools.partial(transfer.spool_read, home=self._home),
+            "spool.write": functools.partial(transfer.spool_write, home=self._home),
         }
 
     async def _keep(self, name: str, duty: Duty) -> None:

@@ -97,6 +97,17 @@ def events_of(engine: EngineFacade, p: Params) -> Params:
     )
 
 
+def exec_inspect(engine: EngineFacade, p: Params) -> Params:
+    record = engine.exec_inspect(exec_id=check_id(_text(p, "exec_id")))
+    exited = record.status == "exited"
+    return {
+        "running": record.status == "running",
+        "exit_code": record.exit_code if exited else None,
+        "pid": record.pid,
+        "container": record.container_id,
+    }
+
+
 def timeline(engine: EngineFacade, p: Params) -> Params:
     """Return what happened to a container, without the bulky records."""
     container = engine.container_get(ref=_text(p, "container"))

@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
@@ -149,7 +150,7 @@ class Pump:
 
     async def _position(self) -> int:
         """Return the number of the last event in the stream; one that is not of this journal's life is emptied."""
-        entries = await self._redis.xrevrange(self._stream, count=1)
+        entries: Any = await self._redis.xrevrange(self._stream, count=1)
         end = self._database.last_seq()
         if entries:
             with contextlib.suppress(ContractError, KeyError):

@@ -19,6 +19,8 @@ Request: an entry of the stream `wf:streams:<node>` with the field `q`: `<signat
 | `container.stat` | `container`, `path` | `{"name", "size_bytes", "mode", "mtime", "link_target"}` |
 | `container.list_files` | `container`, `path` | `{"entries": [...]}` |
 | `container.exec_inspect` | `exec_id` | `{"running", "exit_code", "pid"}` |
+| `container.resize` | `container`, `width`, `height` | null |
+| `container.exec_resize` | `exec_id`, `width`, `height` | null |
 | `container.timeline` | `container`, `limit` | `{"events": [...]}` |
 | `image.history` `image.layers` | `ref` | `{"history": [...]}`, `{"layers": [...]}` |
 | `image.layer_files` | `ref`, `index` | `{"files": [...]}` |

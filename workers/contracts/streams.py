@@ -23,8 +23,8 @@ Credit counts bytes of data and starts at `Open.credit` to the reader and at 0 t
 | kind | params | data |
 |---|---|---|
 | `logs` | container, stdout, stderr, since, until, tail, follow, timestamps, search, format, cursor | format `raw`: bytes, one channel a frame; `mux`: Docker's 8-byte-header frames; `json`: lines `[time_ns, channel, text]` |
-| `attach` | container, stdin, stdout, stderr, logs, detach_keys | output; input |
-| `exec` | container, exec_id, command, env, user, workdir, tty, stdin, privileged, rights, width, height, detach_keys | output; input; `end` has `exit_code` |
+| `attach` | container, stdin, stdout, stderr, logs, detach_keys, format (`raw`, `mux`) | output; input; `end` has `exit_code`, or `detached` |
+| `exec` | container, exec_id, command, env, user, workdir, tty, stdin, privileged, rights, width, height, detach_keys, hangup (kill it when the reader leaves) | output; input; `end` has `exit_code` |
 | `stats` | containers (empty: all running), interval_s, one_shot | one JSON line a sample |
 | `events` | after_seq (-1: from now), until_s | one JSON line a `NodeEvent`; cursor is its seq |
 | `wait` | container, condition: `not-running`, `next-exit`, `removed` | none; `end` has `exit_code` |
