@@ -35,6 +35,7 @@ from engine.network.networks import Networks
 from engine.network.publishing import Publisher
 from engine.network.reservations import PortPolicy
 from engine.network.store import PortRow
+from engine.network.tester import Trial, try_connection
 from engine.network.upkeep import Upkeep
 
 List = list  # in the class below `list` is a verb
@@ -119,6 +120,36 @@ class NetworkManager:
     def hosts(self, container: Container) -> str:
         """Return the container's `/etc/hosts`; write it again after it joined or left a network."""
         return files.hosts(container, self._gateway())
+
+    def try_connection(
+        self,
+        container: Container,
+        netns: Path,
+        target: str,
+        port: int,
+        *,
+        protocol: str = "tcp",
+        timeout_s: float = 3.0,
+    ) -> Trial:
+        """Resolve a name and connect to a port as the container's programs would; say why it fails (see `tester`)."""
+        servers = [
+            line.split()[1]
+            for line in self.resolv_conf(container).splitlines()
+            if line.startswith("nameserver")
+        ]
+        everything = [network for network in self.list() if network.bridge]
+        ids = {endpoint.network_id for endpoint in container.endpoints}
+        own = [network for network in everything if network.id in ids]
+        return try_connection(
+            netns,
+            target,
+            port,
+            own=own,
+            everything=everything,
+            resolvers=servers,
+            protocol=protocol,
+            timeout_s=timeout_s,
+        )
 
     # ports
 

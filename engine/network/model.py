@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Any
 
 from engine.errors import BadSpec
 
@@ -150,10 +149,3 @@ def check_spec(spec: NetworkSpec) -> None:
     mtu = spec.options.get(MTU, "0")
     if not mtu.isdecimal() or (int(mtu) and not 68 <= int(mtu) <= 65535):
         raise BadSpec(f"option {MTU} must be a size from 68 to 65535 bytes, not {mtu[:20]!r}")
-
-
-def network_to_json(network: Network) -> dict[str, Any]:
-    """Return the public record of a network, members and all."""
-    import dataclasses
-
-    return dataclasses.asdict(network)

@@ -15,12 +15,13 @@ import dnslib
 import pytest
 
 from engine.config import EngineConfig
-from engine.containers.model import EndpointSpec
+from engine.containers.model import Container, ContainerSpec, EndpointSpec, Status
 from engine.db import Database
 from engine.linux import links
 from engine.linux.netlink import NETLINK_ROUTE, Netlink, in_netns
 from engine.network import SCHEMA, NetworkManager, NetworkSpec
 from engine.network.dns import DnsServer
+from engine.network.tester import Outcome, Trial
 from tests.support.netlab import NEIGHBOUR, FakeContainer, Lab, container, lab
 
 pytestmark = pytest.mark.root
@@ -244,6 +245,25 @@ def test_gateway_survives_rubbish(app: str, new) -> None:
 
     web.run(send)
     assert lookup(web, "web") == ("NOERROR", [web.address])
+
+
+def test_tester_tells_names_apart(app: str, new, make_network, manager: NetworkManager, machine: Lab) -> None:
+    make_network("back")
+    web, db = new(app, "web"), new("back", "db")
+    machine.serve(web.netns, 80)
+
+    def attempt(target: str) -> Trial:
+        record = Container(
+            web.id, "web", ContainerSpec("i"), "", "", Status.RUNNING, 0.0, endpoints=[web.endpoint]
+        )
+        return manager.try_connection(record, web.netns, target, 80)
+
+    assert attempt("web").outcome is Outcome.OK
+    assert attempt("web").addresses == [web.address]
+    assert attempt("nobody").outcome is Outcome.NAME_UNKNOWN
+    assert attempt("db").outcome is Outcome.OTHER_NETWORK
+    assert "connect the container to back" in attempt("db").hint
+    assert attempt(db.address).outcome is Outcome.OTHER_NETWORK
 
 
 def _world(machine: Lab) -> list[str]:
