@@ -7,6 +7,7 @@ else in the query string is refused, so nothing reaches the ORM by accident. A P
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from webapp.accounts.actor import Actor, Idempotency
 from webapp.accounts.permissions import Permission
 from webapp.api.renderers import dumps
 from webapp.core.errors import Invalid, NodeProblem, error_response
-from webapp.core.pagination import Page, Window, paginate
+from webapp.core.pagination import Window, paginate
 from webapp.core.routes import Route
 from webapp.core.uploads import give_back
 from webapp.operations import selectors as operations
@@ -59,6 +60,7 @@ class WharfingerView(APIView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         self._actor = with_idempotency(request._request)
+        services.replay(self._actor)
         known = set(self.query.get(request.method or "", ())) | ALWAYS_KNOWN
         if request.method in WRITE_METHODS:
             known.add("wait")
@@ -73,15 +75,19 @@ class WharfingerView(APIView):
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if request.method not in self.direct:
             return super().dispatch(request, *args, **kwargs)
-        with transaction.atomic():
-            response = super().dispatch(request, *args, **kwargs)
-            if response.status_code >= 400:
-                return response
-            actor: Actor | None = getattr(self, "_actor", None)
-            if actor is not None and not getattr(response, "replayed", False):
-                kept = {"secret": True} if self.secret_answer else getattr(response, "data", None)
-                services.remember_response(actor, response.status_code, _json(kept))
-            return response
+        try:
+            with transaction.atomic():
+                return self._dispatch_and_remember(request, *args, **kwargs)
+        except services.Replayed as replayed:  # the same request was just done by another thread
+            return self._replay(replayed)
+
+    def _dispatch_and_remember(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        response = super().dispatch(request, *args, **kwargs)
+        actor: Actor | None = getattr(self, "_actor", None)
+        if response.status_code < 400 and actor is not None and not getattr(response, "replayed", False):
+            kept = {"secret": True} if self.secret_answer else getattr(response, "data", None)
+            services.remember_response(actor, response.status_code, _json(kept))
+        return response
 
     def handle_exception(self, exc: Exception) -> HttpResponse:
         give_back(self.request._request)
@@ -186,9 +192,4 @@ def with_idempotency(request: HttpRequest) -> Actor:
 
 
 def _json(value: Any) -> Any:
-    import json
-
     return json.loads(dumps(value)) if value is not None else None
-
-
-__all__ = ["Page", "WharfingerView"]

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from tempfile import SpooledTemporaryFile
+from io import BytesIO
 from typing import Any, BinaryIO
 
 from asgiref.sync import sync_to_async
@@ -104,7 +104,7 @@ class WharfingerHandler(ASGIHandler):
             return
         self._uploads += upload
         try:
-            await super().handle(scope, receive, send)
+            await super().handle(scope, _without_body(receive) if plan.skip else receive, send)
         except AppError as error:  # only from reading the body
             await _answer(send, error)
         finally:
@@ -128,15 +128,13 @@ class WharfingerHandler(ASGIHandler):
     async def read_body(self, receive: Receive) -> BinaryIO | SpooledBody:
         plan = _plan.get()
         if plan.skip:
-            return SpooledTemporaryFile()
+            return BytesIO()
         if plan.to_spool:
             await asyncio.to_thread(spool.check_room)
             plan.body = await asyncio.to_thread(SpooledBody)
             await _read_into(plan.body, receive, plan.limit)
             return plan.body
-        file = SpooledTemporaryFile(max_size=settings.MAX_BODY_BYTES)
-        await _read_small(file, receive, plan.limit)
-        return file
+        return await _read_small(receive, plan.limit)
 
     def create_request(self, scope: Scope, body_file: Any) -> tuple[HttpRequest | None, Any]:
         request, error = super().create_request(scope, body_file)
@@ -167,14 +165,25 @@ def take_body(request: HttpRequest) -> str:
     return body.spool_id
 
 
-async def _read_small(file: Any, receive: Receive, limit: int) -> None:
-    size = 0
+async def _read_small(receive: Receive, limit: int) -> BinaryIO:
+    file = BytesIO()
     async for piece in _pieces(receive):
-        size += len(piece)
-        if size > limit:
+        if file.tell() + len(piece) > limit:
             raise TooLarge(f"the body is larger than {limit} bytes")
         file.write(piece)
     file.seek(0)
+    return file
+
+
+def _without_body(receive: Receive) -> Receive:
+    """Return a `receive` that passes over the body: its request is refused without it."""
+
+    async def until_disconnect() -> MutableMapping[str, Any]:
+        while (message := await receive())["type"] == "http.request":
+            pass
+        return message
+
+    return until_disconnect
 
 
 async def _read_into(body: SpooledBody, receive: Receive, limit: int) -> None:

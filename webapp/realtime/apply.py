@@ -89,7 +89,7 @@ def _fresh(node: Node, events: Sequence[NodeEvent]) -> list[NodeEvent]:
     fresh = []
     for event in events:
         if event.epoch != epoch:
-            if event.seq != 1 and epoch:
+            if event.seq != 1:
                 raise Gap(0)
             epoch, seq = event.epoch, event.seq - 1
         if event.seq <= seq:

@@ -32,6 +32,7 @@ BLOCK_MS = 1000
 TICK_S = 2.0
 CONFIRM_EVERY_S = 300.0
 PAUSE_S = 0.5
+WORTH_REPLAYING = 5000  # a longer past of a node that is new to us is not told again
 
 
 class Relay:
@@ -114,7 +115,9 @@ class Relay:
                 return
             known = Node.objects.get(name=node)
             events = [from_json(NodeEvent, item) for item in answer["events"]]
-            if answer["epoch"] != known.epoch or (events and events[0].seq != after + 1):
+            is_other = known.epoch not in ("", answer["epoch"])
+            is_cut = bool(events) and events[0].seq != after + 1
+            if is_other or is_cut or (not known.epoch and answer["last_seq"] > WORTH_REPLAYING):
                 self._begin_anew(node, answer["epoch"], answer["last_seq"])
                 return
             apply_batch(node, events)
