@@ -68,6 +68,10 @@ class Home:
         self._folder("spool/out", ACCOUNT, 0o770)
         self._folder("keys", "root", 0o750)
         self._folder("engine", "root", 0o700)
+        if not _account_may("-x", self.path):
+            fail(
+                f"the account {ACCOUNT!r} cannot reach {self.path}: a folder above it is closed (chmod o+x opens the way)"
+            )
 
     def _folder(self, name: str, owner: str, mode: int) -> None:
         folder = self.path / name
@@ -110,7 +114,7 @@ def unprivileged(argv: list[str], home: Home) -> list[str]:
     """Wrap `argv` to run as the account, without capabilities, in the checkout even where its path is closed to it."""
     drop = ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups", "--no-new-privs"]
     drop += ["--inh-caps=-all", "--bounding-set=-all", "--pdeathsig=TERM"]
-    if _account_reads(ROOT / "manage.py"):
+    if _account_may("-r", ROOT / "manage.py"):
         return [*drop, *argv]
     # a checkout below /root: the account sees it through a bind mount that only its own processes have
     window = home.path / "app"
@@ -134,8 +138,9 @@ def unprivileged(argv: list[str], home: Home) -> list[str]:
     ]
 
 
-def _account_reads(path: Path) -> bool:
-    test = ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups", "test", "-r", str(path)]
+def _account_may(what: str, path: Path) -> bool:
+    """Ask test(1), as the account, about a path: `-r` readable, `-x` passable."""
+    test = ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups", "test", what, str(path)]
     return subprocess.run(test, check=False).returncode == 0
 
 

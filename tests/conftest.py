@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from engine.config import EngineConfig
 from engine.linux.mount import LinuxMounts, unmount_below
 from tests.support.hostdiff import assert_nothing_left
+from tests.support.platform import Platform, busybox_context, running_platform
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,3 +45,18 @@ def engine_config(tmp_path: Path) -> Iterator[EngineConfig]:
     unmount_below(LinuxMounts(), config.data_root)
     shutil.rmtree(config.run_root, ignore_errors=True)
     assert_nothing_left(config.instance)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Platform]:
+    """A running platform for all tests of this process that need one, with the image `busybox` in it."""
+    folder = Path(tempfile.mkdtemp(prefix="wharfinger-test-"))
+    folder.chmod(0o711)  # the web account passes through it
+    try:
+        with running_platform(folder) as platform:
+            built = platform.build(busybox_context(folder / "busybox"), "busybox:latest")
+            assert built.status in (200, 201), built.body
+            yield platform
+        assert_nothing_left(platform.config.instance)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
