@@ -574,7 +574,7 @@ class _Extractor:
                 for name in names:
                     if (f"{path}/{name}" if path else name) not in self._own:
                         remove_tree(name, dir_fd=fd)
-        except NotADirectoryError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         self.parents.forget()
         for child in [f"{path}/{name}" if path else name for name in names]:
