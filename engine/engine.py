@@ -25,7 +25,7 @@ from engine.build.request import BuildRequest, BuildResult
 from engine.config import EngineConfig
 from engine.containers import store as containers_store
 from engine.containers.lifecycle import Lifecycle
-from engine.containers.model import Container, ContainerSpec
+from engine.containers.model import Container, ContainerSpec, Status
 from engine.containers.parts import Parts
 from engine.content.store import ContentStore
 from engine.db import Database
@@ -38,7 +38,7 @@ from engine.images.model import HistoryEntry, Image, LayerFile, LayerInfo
 from engine.images.platforms import parse_platform
 from engine.images.pull import Puller
 from engine.images.push import Pushed, Pusher
-from engine.images.search import Searcher, SearchResult, search_local
+from engine.images.search import Searcher, SearchResult, search_local, split_term
 from engine.images.store import ImageStore
 from engine.layers.compression import Compression
 from engine.linux import userns
@@ -50,6 +50,7 @@ from engine.oci.image_config import ContainerConfig
 from engine.platform import Platform
 from engine.progress import CancelToken, Reporter, silent
 from engine.reference import parse_reference
+from engine.registry import realms
 from engine.registry.client import Registries
 from engine.registry.settings import RegistrySettings
 from engine.runtime.log_reader import Entry, Gap, LogQuery, LogReader
@@ -63,6 +64,7 @@ SCHEMAS = (
     overlay.SCHEMA,
     images_rows.SCHEMA,
     images_push.SCHEMA,
+    realms.SCHEMA,
     userns.SCHEMA,
     network_store.SCHEMA,
     volume_records.SCHEMA,
@@ -90,7 +92,9 @@ class Engine:
         )
         self.network = NetworkManager(config, self.db)
         self.volumes = VolumeManager(config, self.db)
-        self.registries = Registries(insecure=config.insecure_registries)
+        self.registries = Registries(
+            insecure=config.insecure_registries, on_realm=realms.RealmBook(self.db).seen
+        )
         self.pusher = Pusher(self.images, self.content, self.registries, self.db)
         self.images.roots.append(self.pusher.roots)
 
@@ -260,13 +264,10 @@ class Engine:
     ) -> list[SearchResult]:
         """Search a registry named before the first slash, else Docker Hub; images of this node come first."""
         here = search_local(self.images.list(), term)[:limit]
-        host = term.partition("/")[0]
-        settings = settings_for(host, registries) or settings_for("docker.io", registries)
-        credentials = settings.credentials if settings else None
+        domain, _ = split_term(term)
         try:
-            found = Searcher(self.registries).search(
-                term, limit=limit, settings=settings_for(host, registries), credentials=credentials
-            )
+            settings = settings_for(domain, registries)
+            found = Searcher(self.registries).search(term, limit=limit, settings=settings)
         except RegistryError:
             if not here:
                 raise
@@ -494,6 +495,28 @@ class Engine:
 
     def reap(self, *, container: str) -> Container | None:
         return self.lifecycle.reap(container)
+
+    def reconcile(self) -> list[str]:
+        """Make records, kernel and host agree again; return in words what was not as it should be."""
+        repaired = self.network.restore(neighbours=False)
+        for item in self.parts.store.list((Status.RUNNING, Status.PAUSED)):
+            ended = self.lifecycle.reap(item.id)
+            if ended is not None and not ended.status.is_alive():
+                repaired.append(f"container {item.name} has ended")
+        return repaired
+
+    def sweep(self) -> list[str]:
+        """Remove what dead builds and interrupted work left in the kernel and on disk; say what."""
+        swept = [f"build {name}" for name in self.builder().sweep()]
+        swept += [f"snapshot {name}" for name in self.snapshots.sweep()]
+        swept += [f"blob {name}" for name in self.content.sweep()]
+        # a build's steps have addresses too, under the name of their range of ids
+        builds = {
+            owner
+            for owner in userns.RangeAllocator(self.db, self.config).owners()
+            if owner.startswith("build-")
+        }
+        return swept + self.network.sweep(self.parts.store.ids() | builds)
 
 
 def settings_for(domain: str, registries: Sequence[RegistrySettings]) -> RegistrySettings | None:
