@@ -104,6 +104,10 @@ class LogReader:
                 return segment + _whole(file.fileno())
         return 0
 
+    def begin(self, query: LogQuery) -> int:
+        """Return the position where reading begins: a query with it as `after` reads from there, whatever is written meanwhile."""
+        return self._begin(query)
+
     def entries(
         self, query: LogQuery, alive: Callable[[], bool] = lambda: False
     ) -> Iterator[list[Entry | Gap]]:

@@ -124,13 +124,17 @@ class Agent:
 
     def _feeds(self, journal: JournalWatch, files: FileWatch) -> dict[str, Feed]:
         sources = Sources(self._engine, files, journal)
-        about_operations = {
+        about_operations: dict[str, Any] = {
             "data_root": self._config.data_root,
             "ledger": self._ledger,
             "files": files,
             "journal": journal,
         }
-        about_events = {"database": self._database, "node": self._key.node, "journal": journal}
+        about_events: dict[str, Any] = {
+            "database": self._database,
+            "node": self._key.node,
+            "journal": journal,
+        }
         of_containers: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
             "logs": logs,
             "exec": exec_,

@@ -59,7 +59,9 @@ async def attach(stream: NodeStream, sources: Sources, pumps: Pumps) -> dict[str
     if not container.status.can_attach():
         raise WrongState(f"container {container.name!r} is {container.status}", hint="start it first")
     log = sources.engine.log_files(container=container.id)
-    begin = None if p.truth(params, "logs") else await asyncio.to_thread(LogReader(log).end)
+    begin = await asyncio.to_thread(
+        LogReader(log).begin, LogQuery(tail=None if p.truth(params, "logs") else 0)
+    )
     keys = DetachKeys.parse(p.text(params, "detach_keys", "") or DEFAULT_KEYS)
     await stream.opened(tty=container.spec.tty, container=container.id, status=container.status.value)
     query = LogQuery(

@@ -42,7 +42,7 @@ async def blocks(
 ) -> AsyncIterator[T]:
     """Yield what `read` makes of the log, block by block; with `query.follow` as long as `goes_on()` and the reader is there.
 
-    `read` yields pairs of a block and the log's position after it.
+    `read` yields pairs of a block and the log's position after it; `query.after` says where to begin.
     """
     grown = sources.journal.subscribe()
     grown.set()

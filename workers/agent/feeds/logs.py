@@ -6,6 +6,8 @@ disk meanwhile is a gap.
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import functools
 import json
 import struct
@@ -35,6 +37,7 @@ async def logs(stream: NodeStream, sources: Sources) -> dict[str, Any]:
         raise ContractError(f"format must be one of {', '.join(READERS)}")
     query = query_of(params)
     log = sources.engine.log_files(container=container.id)
+    query = dataclasses.replace(query, after=await asyncio.to_thread(LogReader(log).begin, query))
     await stream.opened(tty=container.spec.tty, container=container.id)
     goes_on = is_alive(sources.engine, container.id)
     async for parts, position in blocks(
