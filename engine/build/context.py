@@ -166,7 +166,7 @@ class _ContextReader:
                 self._ignored += entry.size
                 continue
             self._note(path, entry)
-            yield entry._replace(uid=0, gid=0)
+            yield entry._replace(uid=0, gid=0) if entry.uid or entry.gid else entry
         self._use_patterns()
 
     def chunks(self) -> Iterator[memoryview]:
@@ -180,7 +180,7 @@ class _ContextReader:
             yield chunk
         if content is not None:
             self._found[path] = b"".join(content)
-        self._known[path] = Known(entry.size, total.digest(), _attributes(entry))
+        self._known[path] = Known(entry.size, total.digest(), _attributes(entry) if entry.xattrs else ())
 
     def clean(self, staging: Path) -> None:
         """Remove what was written before its pattern was known, or only because a link needed it."""

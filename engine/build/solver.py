@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from engine.build.bases import Bases
 from engine.build.cache import Meaning, StepLayer
@@ -36,7 +37,7 @@ from engine.content.leases import Lease
 from engine.digest import Digest
 from engine.errors import Cancelled, EngineError
 from engine.images.unpack import CommittedLayer
-from engine.linux.files import DIRECTORY, opened
+from engine.linux.files import DIRECTORY, opened, syncfs
 from engine.progress import Reporter, StepProgress
 
 MAX_STAGE_THREADS = 64
@@ -105,6 +106,12 @@ class Build:
                 self.stack.callback(self.services.snapshots.unmount_view, place)
                 self.views[chain] = Tree(place, title, fixed=True, chain=chain)
             return self.views[chain]
+
+    def sync_early(self, folder: Path) -> None:
+        """Begin to write a layer's files to the disk, while its archive is still being made."""
+        thread = threading.Thread(target=syncfs, args=(folder,), name="sync")
+        thread.start()
+        self.stack.callback(thread.join)
 
     def staged_context(self) -> Tree:
         """Return the context as a folder of our own without what is ignored, for mounts that show all of it."""
@@ -183,7 +190,13 @@ class Solver:
         step = stage.step_id(0)
         build.report(
             StepProgress(
-                step, "done", stage.title, shown_text(stage.head), stage.head.line, "", time.monotonic() - began
+                step,
+                "done",
+                stage.title,
+                shown_text(stage.head),
+                stage.head.line,
+                "",
+                time.monotonic() - began,
             )
         )
         self._steps(stage, state)

@@ -30,6 +30,7 @@ from engine.build.trees import Facts, Tree
 from engine.digest import Digest, chain_id
 from engine.errors import Cancelled, EngineError, InvalidInput, NoSpace
 from engine.images.unpack import CommittedLayer, Unpacker, commit_layer
+from engine.layers.compression import Compression
 from engine.linux.files import DIRECTORY, opened
 from engine.progress import Message, StepProgress
 from engine.runtime.users import resolve_user
@@ -43,6 +44,8 @@ _MOUNT_TARGETS = (
     "/sys",
     "/run/heredoc",
 )
+_SYNCED_EARLY_BYTES = 16 * 1024 * 1024
+_PACKED_LATER_BYTES = 256 * 1024 * 1024  # files up to this are stored as they are, and packed by a push
 
 
 @dataclass
@@ -228,7 +231,9 @@ class _Step:
         finally:
             snapshots.remove(key)
 
-    def _commit(self, key: str, idmap_start: int = 0) -> CommittedLayer | None:
+    def _commit(
+        self, key: str, idmap_start: int = 0, kind: Compression = Compression.GZIP
+    ) -> CommittedLayer | None:
         """Make the snapshot a layer; None if it changed nothing."""
         upper = self._services.snapshots.snapshot(key).upper
         with os.scandir(upper) as entries:
@@ -239,6 +244,7 @@ class _Step:
             self._services.snapshots,
             key,
             idmap_start=idmap_start,
+            kind=kind,
             lease=self._build.lease,
             check=self._build.clock.check,
         )
@@ -385,7 +391,11 @@ class _Step:
                     placement = Placement(merged, owner, check)
                     transfer.place(job, placement, owner, check=check, keyword=keyword)
             placement.write(upper)
-            return self._commit(key)
+            if job.size_bytes > _SYNCED_EARLY_BYTES:
+                self._build.sync_early(upper)
+            # a command's layer is packed while the next one runs; after a copy somebody waits
+            quick = job.size_bytes <= _PACKED_LATER_BYTES
+            return self._commit(key, kind=Compression.NONE if quick else Compression.GZIP)
 
     def _linked(self, meaning: Meaning, text: str, job: transfer.Job) -> Outcome:
         """Take a layer that does not depend on what is below it, also from a build on another base."""

@@ -301,10 +301,6 @@ class Facts:
             for facts in sources
         ]
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(fact.size for facts in self._leaves for fact, _ in facts)
-
     def fingerprint(self) -> str:
         """Return the hash of what is to be copied, whatever order its files were found in."""
         total = hashlib.sha256()

@@ -20,6 +20,7 @@ from engine.config import EngineConfig
 from engine.db import Database
 from engine.errors import AlreadyExists, EngineError, InvalidInput
 from engine.linux.files import remove_tree
+from engine.linux.inode_flags import spread_children
 from engine.linux.locks import file_lock, is_locked
 from engine.linux.mount import LinuxMounts, unmount_below
 from engine.linux.userns import RangeAllocator
@@ -29,6 +30,7 @@ from engine.snapshots.overlay import OverlaySnapshotter
 
 logger = logging.getLogger(__name__)
 
+_TRASH = ".trash-"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,80}\Z")
 
 
@@ -52,7 +54,10 @@ class Workspace:
                 raise AlreadyExists(f"build {self.id} is running already")
             for folder in (self.run, self.data):
                 remove_tree(folder)
-                folder.mkdir(parents=True, mode=0o700)
+                folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                if folder == self.data:
+                    spread_children(folder.parent)
+                folder.mkdir(mode=0o700)
             self._stack.enter_context(file_lock(self.run / "owner"))
             self._stack = self._stack.pop_all()
         return self
@@ -62,7 +67,7 @@ class Workspace:
     ) -> None:
         with self._stack:
             unmount_below(LinuxMounts(), self.run, detach=True)
-            remove_tree(self.data)
+            _remove_later(self.data)
             remove_tree(self.run)
 
     def name(self, what: str) -> str:
@@ -105,7 +110,10 @@ def sweep_dead_builds(
             for folder in (_run_folder(config), _data_folder(config))
             if folder.is_dir()
             for path in folder.iterdir()
+            if not path.name.startswith(_TRASH)
         }
+        for trash in _data_folder(config).glob(f"{_TRASH}*"):
+            remove_tree(trash)
         dead = sorted(names - set(live_builds(config)))
         for name in dead:
             _clear(config, db, snapshots, network, name)
@@ -130,6 +138,16 @@ def _clear(
             ranges.release(owner)
     remove_tree(_data_folder(config) / name)
     remove_tree(run)
+
+
+def _remove_later(folder: Path) -> None:
+    """Remove a folder; nobody waits for a large one, which a thread (or else the sweeper) takes away."""
+    if not any(folder.iterdir()):
+        folder.rmdir()
+        return
+    trash = folder.with_name(f"{_TRASH}{folder.name}.{secrets.token_hex(4)}")
+    folder.rename(trash)
+    threading.Thread(target=remove_tree, args=(trash,), name="build-trash").start()
 
 
 def _run_folder(config: EngineConfig) -> Path:

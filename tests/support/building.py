@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -128,7 +129,10 @@ class BuildNode:
             return (root / path).read_text()
 
     def leftovers(self) -> list[str]:
-        """Return what builds left that should be gone."""
+        """Return what builds left that should be gone, a moment after their end."""
+        for thread in threading.enumerate():
+            if thread.name == "build-trash":
+                thread.join()
         found = [f"snapshot {info.name}" for info in self.snapshots.walk() if info.kind == "active"]
         for folder in (
             self.config.run_root / "builds",

@@ -47,6 +47,10 @@ class Job:
     parents: bool = False
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def size_bytes(self) -> int:
+        return sum(fact.size for item in self.items for fact in item.facts)
+
     def facts(self) -> Facts:
         return Facts([item.facts for item in self.items])
 
