@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 import redis.asyncio
-from celery import Celery
 
 from workers.keys import home_folder
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 # An unacknowledged task comes back after this long. Short, because a second delivery costs nothing here (the node's table of
 # operations knows it) while tasks that a killed worker had reserved wait for it.
@@ -34,6 +36,10 @@ def connect_async(url: str = "") -> redis.asyncio.Redis:
 
 def make_app(name: str, url: str = "", **settings: Any) -> Celery:  # settings: Celery's own names
     """Return a Celery application on our broker: JSON only, no results (outcomes are events), tasks acknowledged late."""
+    from celery import (
+        Celery,
+    )  # here: whoever never sends a task (the agent, as a rule) does without its 15 MB
+
     # without fixups: where DJANGO_SETTINGS_MODULE is set, Celery would load the web site into the root worker
     app = Celery(name, set_as_current=False, fixups=[])
     app.conf.update(

@@ -14,12 +14,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 import redis.asyncio
-from celery import Celery
-from kombu.exceptions import OperationalError
 
 from workers import broker
 from workers.contracts import envelope, names, queries
@@ -29,6 +27,9 @@ from workers.contracts.problems import NodeError, NodeSilent
 from workers.contracts.signing import NodeKey
 from workers.contracts.values import ContractError
 from workers.keys import home_folder, load_key, seal
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 CANCEL_KEPT_S = 24 * 3600
 _guard = threading.Lock()
@@ -56,6 +57,8 @@ def submit(
 
 def send_envelope(kind: str, node: str, operation_id: str, text: str) -> None:
     """Put a written envelope on the node's queue; the agent does that again with what a dead worker left."""
+    from kombu.exceptions import OperationalError
+
     queue = names.queue(node, contract_of(kind).LANE)
     try:
         _app().send_task(task_name(kind), args=[text], task_id=operation_id, queue=queue, ignore_result=True)
