@@ -64,7 +64,11 @@ def container_list(wanted: ContainerFilter = ContainerFilter()) -> QuerySet[Cont
         )
     if wanted.labels:
         found = found.filter(
-            pk__in=[c.pk for c in found.only("pk", "summary") if _has_labels(c, wanted.labels)]
+            pk__in=[
+                c.pk
+                for c in found.select_related(None).only("pk", "summary")
+                if _has_labels(c, wanted.labels)
+            ]
         )
     return found
 

@@ -219,7 +219,7 @@ def signal_name(text: str | int) -> str:
     if word.isdecimal() and 1 <= int(word) <= 64:
         return word
     name = word.removeprefix("SIG")
-    if not name.replace("+", "").replace("-", "").isalnum() or len(name) > 12:
+    if name.isdecimal() or not name.replace("+", "").replace("-", "").isalnum() or len(name) > 12:
         raise Invalid(f"no signal {str(text)[:20]!r}", fields={"signal": ["not a signal"]})
     return f"SIG{name}"
 

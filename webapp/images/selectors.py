@@ -44,7 +44,7 @@ def image_list(wanted: ImageFilter = ImageFilter()) -> QuerySet[Image]:
         found = found.exclude(pk__in=named) if wanted.dangling else found.filter(pk__in=named)
     if wanted.label:
         key, equal, value = wanted.label.partition("=")
-        rows = found.only("pk", "summary")
+        rows = found.select_related(None).only("pk", "summary")
         fitting = [
             i.pk
             for i in rows
