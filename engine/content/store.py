@@ -31,12 +31,13 @@ from typing import BinaryIO, NamedTuple
 from engine.content.leases import Lease, Leases
 from engine.digest import Digest, digest_bytes, hex_of
 from engine.errors import BadDigest, Corrupt, InvalidInput, NotFound, Unavailable
-from engine.linux.files import fsync_dir, space_translated, syncfs, write_all
+from engine.linux.files import fsync_dir, opened, space_translated, syncfs, write_all
 
 CHUNK = 1024 * 1024
 READ_LIMIT = 4 * 1024 * 1024
 SYNC_LIMIT = 64  # blobs
 PARTIAL_AGE_S = 24 * 3600.0
+_LOCK_ATTEMPTS = 4
 
 
 class Blob(NamedTuple):
@@ -201,8 +202,7 @@ class ContentStore:
                     file.unlink(missing_ok=True)
                 folder.rmdir()
         for file in self._ingest.iterdir():
-            if _is_abandoned(file, partial_age_s):
-                file.unlink(missing_ok=True)
+            if _remove_abandoned(file, partial_age_s):
                 removed.append(f"ingest/{file.name}")
         return removed
 
@@ -237,18 +237,7 @@ class BlobWriter:
         self._path = store.ingest_path(resume_key)
         self._hash = hashlib.sha256()
         self.offset = 0
-        with space_translated("a blob"):
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._fd)
-            raise Unavailable(
-                "another operation is fetching this blob", hint="try again when it is done"
-            ) from None
-        if not self._is_in_place():
-            os.close(self._fd)
-            raise Unavailable("another operation has just fetched this blob", hint="look for it again")
+        self._fd = self._open_locked()
         self._open = True
         if self._keep:
             self._take_up()
@@ -317,12 +306,21 @@ class BlobWriter:
     ) -> None:
         self.abort()
 
-    def _is_in_place(self) -> bool:
-        """Tell whether the file is still the one at its path: its last writer may have published it between open and lock."""
-        try:
-            return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
-        except FileNotFoundError:
-            return False
+    def _open_locked(self) -> int:
+        """Open the file at the path and lock it. A file that was published or swept between the two is let go again."""
+        for attempt in range(_LOCK_ATTEMPTS):
+            with space_translated("a blob"):
+                fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(fd), os.stat(self._path)):
+                    return fd
+            except FileNotFoundError:
+                pass
+            except BlockingIOError:
+                time.sleep(0.002 * attempt)  # a sweep holds it for a moment, a writer for long
+            os.close(fd)
+        raise Unavailable("another operation is fetching this blob", hint="try again when it is done")
 
     def _take_up(self) -> None:
         """Hash what an earlier writer left, so that writing goes on after it."""
@@ -367,16 +365,23 @@ def _damaged(digest: Digest) -> Corrupt:
     return Corrupt(f"blob {digest} is damaged on disk", hint="run check and repair", digest=digest)
 
 
-def _is_abandoned(file: Path, partial_age_s: float) -> bool:
+def _remove_abandoned(file: Path, partial_age_s: float) -> bool:
+    """Remove a temporary file that no writer holds; resumable ones only when they are old."""
     try:
         fd = os.open(file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        young = time.time() - os.fstat(fd).st_mtime < partial_age_s
-    except BlockingIOError:
+    with opened(fd):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if file.name.startswith("resume-") and time.time() - os.fstat(fd).st_mtime < partial_age_s:
+            return False
+        try:
+            if os.path.samestat(os.fstat(fd), file.stat()):
+                file.unlink()
+                return True
+        except FileNotFoundError:
+            pass  # published or removed between open and lock
         return False
-    finally:
-        os.close(fd)
-    return not (file.name.startswith("resume-") and young)

@@ -166,7 +166,10 @@ class _Pull:
     def run(self) -> Image:
         here = self._here()
         if here is not None:
-            return self._up_to_date(here)
+            try:
+                return self._up_to_date(here)
+            except ImageNotFound:
+                logger.info("image %s was removed while it was pulled: it is made again", here.id)
         found = self._find()
         self._lease.add(found.document.digest, found.manifest.config.digest)
         config = self._config(found.manifest)

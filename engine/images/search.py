@@ -47,10 +47,10 @@ class Searcher:
         Raises `InvalidInput` for a term that no name can hold, `RegistryError` where the registry is not reachable,
         `AccessRefused` where it shows its catalog to nobody.
         """
-        domain, words = _split(term)
+        domain, words = split_term(term)
         limit = max(1, min(limit, _LIMIT))
         if domain == DEFAULT_DOMAIN:
-            return self._hub(words, limit, credentials, cancel)
+            return self._hub(words, limit, cancel)
         names = self.catalog(domain, words, settings=settings, credentials=credentials, cancel=cancel)
         return [SearchResult(f"{domain}/{name}") for name in names[:limit]]
 
@@ -90,10 +90,8 @@ class Searcher:
         with opened as client:
             return client.tags(reference.path)
 
-    def _hub(
-        self, words: str, limit: int, credentials: Credentials | None, cancel: CancelToken | None
-    ) -> list[SearchResult]:
-        with self._registries.open(HUB_SEARCH_HOST, credentials=credentials, cancel=cancel) as client:
+    def _hub(self, words: str, limit: int, cancel: CancelToken | None) -> list[SearchResult]:
+        with self._registries.open(HUB_SEARCH_HOST, cancel=cancel) as client:  # it needs no account
             return [found for entry in client.search(words, limit) if (found := _result(entry))]
 
 
@@ -103,8 +101,11 @@ def search_local(images: Iterable[Image], term: str) -> list[SearchResult]:
     return [SearchResult(name) for name in sorted(names) if term.lower() in name.lower()]
 
 
-def _split(term: str) -> tuple[str, str]:
-    """Split a term into registry and words; a first part that cannot be a registry belongs to the words."""
+def split_term(term: str) -> tuple[str, str]:
+    """Split a term into registry and words; a first part that cannot be a registry belongs to the words.
+
+    Raises `InvalidInput` for a term that no name can hold.
+    """
     text = term.strip()
     if not text or len(text) > _MAX_TERM or not text.isprintable():
         raise InvalidInput(f"nothing can be found for {term[:60]!r}", hint="give part of an image's name")

@@ -178,8 +178,9 @@ class ImageStore:
             self._sync()
             with self.db.transaction() as connection:
                 self._insert(connection, here or image, config, names, repo_digests, action)
+                added = rows.load(connection, [image.id])[0]  # it may be gone again a moment later
             self.db.flush()
-        return self.get(image.id)
+        return added
 
     def _whole(self, image_id: Digest) -> Image | None:
         """Return the image if it is here with all its blobs: then it keeps the manifest that it has."""

@@ -96,6 +96,7 @@ class Connections:
             connection = idle.pop() if idle else None
         if connection is None:
             connection = Connection(origin, self._dial(origin))
+        connection.sock.settimeout(self._timeouts.read_s)  # a request may have waited longer for its answer
         with self._lock:
             self._busy.add(connection)
             self._start_watcher()

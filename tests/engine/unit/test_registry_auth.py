@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -264,3 +266,56 @@ def test_a_token_server_that_fails_is_asked_again() -> None:
         registry.on("GET", "^/token", hang_up())
         assert read(registries().open(registry.domain, credentials=ALICE)) == digest
         assert registry.count("GET", "^/token") == 3
+
+
+def test_a_page_that_echoes_the_secret_does_not_spread_it(caplog: pytest.LogCaptureFixture) -> None:
+    """RG-09: neither the error nor a log line holds what the registry sent back."""
+
+    def echo(exchange: Exchange) -> None:
+        given = exchange.handler.headers.get("Authorization", "")
+        if not given:
+            return exchange.serve()
+        body = {
+            "errors": [
+                {
+                    "code": "DENIED",
+                    "message": f"{given} {ALICE.password} at {exchange.registry.url}/x?t={given}",
+                }
+            ]
+        }
+        return exchange.reply(403, json.dumps(body).encode())
+
+    caplog.set_level("DEBUG")
+    with FakeRegistry(auth="basic") as registry:
+        image(registry)
+        registry.on("GET", "/manifests/", echo, times=9)
+        with pytest.raises(AccessRefused) as caught:
+            read(registries().open(registry.domain, credentials=ALICE))
+        said = f"{caught.value.message} {caught.value.hint} {caught.value.context} {caplog.text}"
+        assert ALICE.password not in said
+        assert registry.basic().removeprefix("Basic ") not in said
+
+
+def test_a_connection_that_the_registry_closed_meanwhile_is_replaced() -> None:
+    def serve_and_close(exchange: Exchange) -> None:
+        exchange.serve()
+        exchange.hang_up()
+
+    with FakeRegistry() as registry:
+        digest = image(registry)
+        registry.on("GET", "/manifests/", serve_and_close, times=3)
+        with Registries(insecure=LOOPBACK, retry=RetryPolicy(attempts=1)).open(registry.domain) as client:
+            for _ in range(4):
+                assert client.manifest("team/app", "1").digest == digest
+
+
+def test_many_threads_ask_for_one_token() -> None:
+    with FakeRegistry(auth="bearer") as registry:
+        digest = image(registry)
+        with (
+            registries().open(registry.domain, credentials=ALICE) as client,
+            ThreadPoolExecutor(8) as executor,
+        ):
+            found = list(executor.map(lambda _: client.manifest("team/app", "1").digest, range(24)))
+        assert set(found) == {digest}
+        assert registry.count("GET", "^/token") == 1

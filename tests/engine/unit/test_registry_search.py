@@ -10,7 +10,7 @@ import pytest
 
 from engine.db import Database
 from engine.errors import ImageNotFound, InvalidInput
-from engine.images.search import Searcher, SearchResult, _result, _split
+from engine.images.search import Searcher, SearchResult, _result, split_term
 from engine.reference import parse_reference
 from engine.registry import AccessRefused, BadContent, NotARegistry, Registries, RetryPolicy
 from engine.registry.realms import SCHEMA, RealmBook
@@ -125,7 +125,7 @@ def test_what_docker_hub_answers_is_read_as_text() -> None:
 @pytest.mark.parametrize("term", ["", " ", "x" * 300, "a\nb", "registry.lan:99999999/x y", "a..b/x"])
 def test_a_term_that_finds_nothing_is_refused_or_harmless(term: str) -> None:
     try:
-        domain, _ = _split(term)
+        domain, _ = split_term(term)
     except InvalidInput:
         return
     assert domain
