@@ -26,7 +26,7 @@ class Expander:
         self._parsed = parsed
         self.lexer = Lexer(parsed.escape)
         self._raw = Lexer(skip_quotes=True)
-        self.unmatched: dict[int, set[str]] = {}  # by line
+        self.undefined: dict[int, set[str]] = {}  # by line
 
     def instruction(self, instruction: ins.Instruction, lookup: Lookup) -> ins.Instruction:
         """Return the instruction with its variables replaced; raise `DockerfileError` where that fails."""
@@ -52,8 +52,8 @@ class Expander:
             result = lexer.expand(word, lookup)
         except ShellSyntaxError as error:
             raise self.error(error.message, instruction, word) from error
-        if result.unmatched:
-            self.unmatched.setdefault(instruction.line, set()).update(result.unmatched)
+        if result.careless:
+            self.undefined.setdefault(instruction.line, set()).update(result.careless)
         return result
 
     def error(

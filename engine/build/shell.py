@@ -35,12 +35,16 @@ class ShellSyntaxError(InvalidInput):
 
 @dataclass
 class Expansion:
-    """The result: `text` with everything replaced, `words` it splits into, and the variables found or missed."""
+    """The result: `text` with everything replaced, `words` it splits into, and the variables found or missed.
+
+    `careless` are those that were missed where nothing was said about that case (`$x`, not `${x:-}`).
+    """
 
     text: str = ""
     words: list[str] = field(default_factory=list)
     matched: set[str] = field(default_factory=set)
     unmatched: set[str] = field(default_factory=set)
+    careless: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -244,7 +248,7 @@ class _Reading:
         if trims and null_is_unset:
             raise _unsupported(written)
         word = self._word_until("}", trims, "'}'")
-        value = self._value(name)
+        value = self._value(name, careful=not trims)
         if value is None and self._lexer.keep_unset:
             return f"${{{name}{written}{word}}}"
         missing = value is None or (null_is_unset and value == "")
@@ -303,9 +307,11 @@ class _Reading:
                 self._next()
         return self._text[start : self._position]
 
-    def _value(self, name: str) -> str | None:
+    def _value(self, name: str, *, careful: bool = False) -> str | None:
         value = self._lookup(name)
         (self._result.unmatched if value is None else self._result.matched).add(name)
+        if value is None and not careful:
+            self._result.careless.add(name)
         return value
 
 

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.build.builder import Builder
-from engine.build.cache import SCHEMA as BUILD_SCHEMA
-from engine.build.request import BuildRequest, BuildResult
+from engine.build import SCHEMAS as BUILD_SCHEMAS
+from engine.build import Builder, BuildRequest, BuildResult
 from engine.config import EngineConfig
 from engine.content.store import ContentStore
 from engine.db import Database
@@ -38,7 +37,7 @@ from engine.snapshots.overlay import OverlaySnapshotter
 from tests.support.busybox import make_tar
 from tests.support.hostdiff import assert_nothing_left
 
-SCHEMAS = (SNAPSHOTS_SCHEMA, IMAGES_SCHEMA, USERNS_SCHEMA, NETWORK_SCHEMA, BUILD_SCHEMA)
+SCHEMAS = (SNAPSHOTS_SCHEMA, IMAGES_SCHEMA, USERNS_SCHEMA, NETWORK_SCHEMA, *BUILD_SCHEMAS)
 BASE = "busybox:test"
 
 

@@ -42,7 +42,9 @@ def _nothing_is_left(node: BuildNode) -> Iterator[None]:
 
 
 def test_independent_stages_run_at_once(node: BuildNode) -> None:
-    stages = "".join(f"FROM busybox:test AS s{number}\nRUN sleep 2; touch /f{number}\n" for number in range(3))
+    stages = "".join(
+        f"FROM busybox:test AS s{number}\nRUN sleep 2; touch /f{number}\n" for number in range(3)
+    )
     copies = "".join(f"COPY --from=s{number} /f{number} /\n" for number in range(3))
     began = time.monotonic()
     node.build(stages + "FROM scratch\n" + copies, no_cache=True)
@@ -106,13 +108,18 @@ def test_a_flood_of_output_is_cut(node: BuildNode) -> None:
 def test_memory_of_a_step_is_bounded(node: BuildNode) -> None:
     limits = BuildLimits(step=Resources(memory_bytes=32 << 20, memory_swap_bytes=32 << 20))
     with pytest.raises(CommandFailed) as caught:
-        node.build(BASE + "RUN sh -c 'head -c 200000000 /dev/zero | tail -c 100000000 > /dev/null'\n", limits=limits)
+        node.build(
+            BASE + "RUN sh -c 'head -c 200000000 /dev/zero | tail -c 100000000 > /dev/null'\n", limits=limits
+        )
     assert caught.value.status != 0
 
 
 def test_disk_of_a_build_is_bounded(node: BuildNode) -> None:
     with pytest.raises(NoSpace):
-        node.build(BASE + "RUN head -c 3000000 /dev/zero > /big\nRUN true\n", limits=BuildLimits(disk_bytes=1_000_000))
+        node.build(
+            BASE + "RUN head -c 3000000 /dev/zero > /big\nRUN true\n",
+            limits=BuildLimits(disk_bytes=1_000_000),
+        )
 
 
 @contextmanager
@@ -139,9 +146,14 @@ def _sentinel(tmp_path: Path) -> Iterator[Path]:
 def test_copy_never_writes_through_links_to_the_host(node: BuildNode, tmp_path: Path, kind: str) -> None:
     """BU-03, AR-15: links of the image are those of the image, whatever path they name."""
     with _sentinel(tmp_path) as folder:
-        target = {"absolute": str(folder), "relative": "../../../../.." + str(folder), "folder": str(folder / "inner")}[kind]
+        target = {
+            "absolute": str(folder),
+            "relative": "../../../../.." + str(folder),
+            "folder": str(folder / "inner"),
+        }[kind]
         result = node.build(
-            BASE + f"RUN ln -s {target} /out\nCOPY secret /out/secret\nCOPY d /out/\nWORKDIR /out/work\nRUN touch x\n",
+            BASE
+            + f"RUN ln -s {target} /out\nCOPY secret /out/secret\nCOPY d /out/\nWORKDIR /out/work\nRUN touch x\n",
             files={"secret": "new", "d/inner/x": "1"},
         )
         tree = node.tree(result)
@@ -152,8 +164,14 @@ def test_copy_never_writes_through_links_to_the_host(node: BuildNode, tmp_path: 
 def test_copy_from_a_stage_with_links_stays_in_the_stage(node: BuildNode, tmp_path: Path) -> None:
     """BU-03: what a stage's link names is looked up in the stage."""
     with _sentinel(tmp_path) as folder:
-        text = f"FROM busybox:test AS one\nRUN ln -s {folder}/secret /leak; ln -s {folder} /dir\nFROM scratch\n"
-        for line in ("COPY --from=one /leak /x", "COPY --from=one /dir/secret /x", "COPY --from=one /dir/ /x/"):
+        text = (
+            f"FROM busybox:test AS one\nRUN ln -s {folder}/secret /leak; ln -s {folder} /dir\nFROM scratch\n"
+        )
+        for line in (
+            "COPY --from=one /leak /x",
+            "COPY --from=one /dir/secret /x",
+            "COPY --from=one /dir/ /x/",
+        ):
             with pytest.raises(InvalidInput, match="not found"):
                 node.build(text + line + "\n")
         result = node.build(text + "COPY --from=one / /all/\n")
@@ -175,10 +193,15 @@ def test_copy_from_a_stage_with_links_stays_in_the_stage(node: BuildNode, tmp_pa
         ("type=bind,target=/", "root of a container"),
     ],
 )
-def test_hostile_mounts_reach_nothing_of_the_host(node: BuildNode, tmp_path: Path, mount: str, message: str) -> None:
+def test_hostile_mounts_reach_nothing_of_the_host(
+    node: BuildNode, tmp_path: Path, mount: str, message: str
+) -> None:
     """BU-04: source escapes, cache ids and targets; the host's files are neither seen nor changed."""
     with _sentinel(tmp_path) as folder:
-        node.build(BASE + f"RUN --mount=type=cache,id=trap,target=/c rm -rf /c/out; ln -s {folder} /c/out\n", no_cache=True)
+        node.build(
+            BASE + f"RUN --mount=type=cache,id=trap,target=/c rm -rf /c/out; ln -s {folder} /c/out\n",
+            no_cache=True,
+        )
         text = f"FROM busybox:test AS evil\nRUN ln -s {folder} /dir\n{BASE}RUN --mount={mount} cat /m/secret; ls /m; touch /m/new; true\n"
         files = {"leak": f"->{folder}", "f": "1"}
         if message:
@@ -193,7 +216,8 @@ def test_stubs_of_mounts_never_remove_what_a_step_made(node: BuildNode, tmp_path
     """BU-04, CVE-2024-23652: a mount point replaced by a link is not followed when it is cleaned up."""
     with _sentinel(tmp_path) as folder:
         result = node.build(
-            BASE + f"RUN --mount=type=tmpfs,target=/deep/mount mkdir -p /other && ln -s {folder} /other/link && ls /deep\n"
+            BASE
+            + f"RUN --mount=type=tmpfs,target=/deep/mount mkdir -p /other && ln -s {folder} /other/link && ls /deep\n"
         )
         tree = node.tree(result)
         assert "deep" not in tree
@@ -205,7 +229,8 @@ def test_wrong_roots_are_refused(node: BuildNode) -> None:
     for name in ("proc", "dev", "sys", "etc"):
         with pytest.raises(EngineError, match="not a folder"):
             node.build(
-                "FROM scratch\nCOPY --from=busybox:test /bin /bin\nCOPY d /\nRUN true\n", files={f"d/{name}": "->/tmp"}
+                "FROM scratch\nCOPY --from=busybox:test /bin /bin\nCOPY d /\nRUN true\n",
+                files={f"d/{name}": "->/tmp"},
             )
 
 
@@ -248,7 +273,9 @@ def site() -> Iterator[int]:
 
 def test_add_fetches_an_address(node: BuildNode, site: int) -> None:
     digest = "sha256:" + "0" * 64
-    result = node.build(f"FROM scratch\nADD http://127.0.0.2:{site}/a/page.html?x=1 /d/\nADD http://127.0.0.2:{site}/x /named\n")
+    result = node.build(
+        f"FROM scratch\nADD http://127.0.0.2:{site}/a/page.html?x=1 /d/\nADD http://127.0.0.2:{site}/x /named\n"
+    )
     assert node.tree(result)["d/page.html"] == "file 600 0:0 page of the site"
     with node.root(result) as root:
         assert os.stat(root / "named").st_mtime == 100
@@ -256,7 +283,7 @@ def test_add_fetches_an_address(node: BuildNode, site: int) -> None:
         node.build(f"FROM scratch\nADD --checksum={digest} http://127.0.0.2:{site}/x /x\n")
     with pytest.raises(EngineError, match="is not there"):
         node.build(f"FROM scratch\nADD http://127.0.0.2:{site}/missing /x\n")
-    with pytest.raises(EngineError, match="cut off|broke off"):
+    with pytest.raises(EngineError, match=r"cut off|broke off"):
         node.build(f"FROM scratch\nADD http://127.0.0.2:{site}/cut /x\n")
     with pytest.raises(InvalidInput, match="file name"):
         node.build(f"FROM scratch\nADD http://127.0.0.2:{site}/ /x/\n")
@@ -323,7 +350,10 @@ def _start(node: BuildNode, dockerfile: str, context: Path) -> subprocess.Popen[
     config = node.config
     arguments = [str(config.data_root), str(config.run_root), config.instance, str(context), dockerfile]
     return subprocess.Popen(
-        [sys.executable, "-c", _CHILD, *arguments], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
+        [sys.executable, "-c", _CHILD, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[3],
     )
 
 
@@ -338,11 +368,17 @@ def _kill_at(child: subprocess.Popen[str], words: str) -> None:
 
 
 @pytest.mark.parametrize("point", ["in a command", "in a copy", "between steps"])
-def test_a_killed_build_leaves_nothing_and_can_be_done_again(node: BuildNode, tmp_path: Path, point: str) -> None:
+def test_a_killed_build_leaves_nothing_and_can_be_done_again(
+    node: BuildNode, tmp_path: Path, point: str
+) -> None:
     """F-02: no process, mount, range, address or half layer stays; the cache is valid; the same request succeeds."""
     for number in range(2000):
         (tmp_path / f"f{number}").write_text(point * 500)
-    marker = {"in a command": "sleeping", "in a copy": "StepProgress running", "between steps": "StepProgress done"}[point]
+    marker = {
+        "in a command": "sleeping",
+        "in a copy": "StepProgress running",
+        "between steps": "StepProgress done",
+    }[point]
     command = "echo sleeping; sleep 300" if point == "in a command" else "echo through"
     text = f"FROM busybox:test\nCOPY . /x/\nRUN {command}\n"
     began = time.monotonic()
@@ -350,7 +386,11 @@ def test_a_killed_build_leaves_nothing_and_can_be_done_again(node: BuildNode, tm
     swept = sweep_dead_builds(node.config, node.db, node.snapshots, node.steps, node.network)
     assert swept == ["doomed"]
     assert node.leftovers() == []
-    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists() and path.read_bytes() == b"sleep\x00300\x00"]
+    assert not [
+        path
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if path.exists() and path.read_bytes() == b"sleep\x00300\x00"
+    ]
     assert time.monotonic() - began < 20
     again = node.build("FROM busybox:test\nCOPY . /x/\nRUN echo through\n", context=tmp_path)
     assert len([name for name in node.tree(again, "x") if name.startswith("x/f")]) == 2000
