@@ -528,8 +528,9 @@ class OverlaySnapshotter:
             )
         flags = MS_NODEV | (MS_RDONLY if read_only else 0)
         names = [f"{_base36(seq)}/fs" for seq in stack]
-        if upper is None and len(names) == 1:
-            self._mounts.bind(f"{layers}/{names[0]}", str(target), read_only=True)
+        if upper is None and len(names) < 2:  # overlayfs wants two folders or an upper
+            only = f"{layers}/{names[0]}" if names else str(self._empty)
+            self._mounts.bind(only, str(target), read_only=True)
             return
         lowers = [f"{_escaped(str(layers))}/{name}" for name in names] or [_escaped(str(self._empty))]
         data = _data(lowers, upper, options)

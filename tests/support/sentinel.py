@@ -34,7 +34,14 @@ def fingerprint(root: Path) -> str:
     total = hashlib.sha256()
     for path in [root, *sorted(root.rglob("*"))]:
         info = path.lstat()
-        values = [str(path.relative_to(root)), oct(info.st_mode), info.st_uid, info.st_gid, info.st_mtime_ns, info.st_nlink]
+        values = [
+            str(path.relative_to(root)),
+            oct(info.st_mode),
+            info.st_uid,
+            info.st_gid,
+            info.st_mtime_ns,
+            info.st_nlink,
+        ]
         if stat.S_ISREG(info.st_mode):
             values.append(path.read_bytes().hex())
         if stat.S_ISLNK(info.st_mode):

@@ -73,7 +73,11 @@ def padded(data: bytes) -> bytes:
 
 def pax(records: Mapping[str, str | bytes] | bytes, kind: bytes = b"x") -> bytes:
     """Return an extended header; `records` may be the raw bytes of its body."""
-    body = records if isinstance(records, bytes) else b"".join(record(key, value) for key, value in records.items())
+    body = (
+        records
+        if isinstance(records, bytes)
+        else b"".join(record(key, value) for key, value in records.items())
+    )
     return block("PaxHeaders/entry", kind, size=len(body)) + padded(body)
 
 

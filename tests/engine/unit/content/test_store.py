@@ -76,7 +76,9 @@ def test_a_writer_without_commit_leaves_nothing(store: ContentStore) -> None:
 
 
 @pytest.mark.parametrize(("expected", "size"), [(OTHER, None), (NAME, 1), (NAME, len(DATA) + 1), (None, 5)])
-def test_wrong_content_is_refused_and_forgotten(store: ContentStore, expected: Digest | None, size: int | None) -> None:
+def test_wrong_content_is_refused_and_forgotten(
+    store: ContentStore, expected: Digest | None, size: int | None
+) -> None:
     with store.writer(expected, size, resume_key="k") as writer:
         with pytest.raises(BadDigest):
             writer.write(DATA)
@@ -170,7 +172,9 @@ def test_unsynced_blobs_are_found_and_become_durable(store: ContentStore) -> Non
 def test_unsynced_blobs_of_another_boot_do_not_count(store: ContentStore) -> None:
     """F-24: after a power cut a blob that was never synced may hold anything."""
     store.put(DATA, sync=False)
-    (store.root / "recent" / os.listdir(store.root / "recent")[0]).rename(store.root / "recent" / "another-boot")
+    (store.root / "recent" / os.listdir(store.root / "recent")[0]).rename(
+        store.root / "recent" / "another-boot"
+    )
     again = ContentStore(store.root)
     assert not again.has(NAME)
     assert again.sweep() == ["recent/another-boot"]
@@ -196,7 +200,9 @@ def test_a_reader_does_not_mind_a_sync_in_between(store: ContentStore) -> None:
     for _ in range(20):
         store.sync()
         for index in range(50):
-            store.path(names[index]).rename(store.root / "recent" / os.listdir(store.root / "recent")[0] / hex_of(names[index]))
+            store.path(names[index]).rename(
+                store.root / "recent" / os.listdir(store.root / "recent")[0] / hex_of(names[index])
+            )
     stop.set()
     thread.join()
     assert failures == []

@@ -45,7 +45,12 @@ def test_keeps_modes_owners_and_times(target: Path) -> None:
         tars.symlink("d/s", "f", uid=7, gid=8, mtime=400),
     )
     folder, file, link = (target / "d").stat(), (target / "d/f").stat(), (target / "d/s").lstat()
-    assert (stat.S_IMODE(folder.st_mode), folder.st_uid, folder.st_gid, folder.st_mtime) == (0o2751, 3, 4, 100)
+    assert (stat.S_IMODE(folder.st_mode), folder.st_uid, folder.st_gid, folder.st_mtime) == (
+        0o2751,
+        3,
+        4,
+        100,
+    )
     assert (stat.S_IMODE(file.st_mode), file.st_uid, file.st_gid, file.st_mtime) == (0o4755, 5, 6, 200)
     assert (link.st_uid, link.st_gid, link.st_mtime) == (7, 8, 400)
     plain = (target / "d/plain").stat()
@@ -57,7 +62,12 @@ def test_keeps_modes_owners_and_times(target: Path) -> None:
 def test_the_umask_of_the_process_does_not_matter(target: Path) -> None:
     before = os.umask(0o077)
     try:
-        layer(target, tars.member("f", mode=0o666), tars.folder("d", mode=0o777), tars.member("d/x", tars.FIFO, mode=0o622))
+        layer(
+            target,
+            tars.member("f", mode=0o666),
+            tars.folder("d", mode=0o777),
+            tars.member("d/x", tars.FIFO, mode=0o622),
+        )
     finally:
         os.umask(before)
     assert stat.S_IMODE((target / "f").stat().st_mode) == 0o666
@@ -77,7 +87,12 @@ def test_nanoseconds_are_kept(target: Path) -> None:
 
 
 def test_hard_links_stay_one_file(target: Path) -> None:
-    layer(target, tars.member("a", data=b"x", mode=0o600), tars.hardlink("b", "a", mode=0o777), tars.hardlink("c", "./b"))
+    layer(
+        target,
+        tars.member("a", data=b"x", mode=0o600),
+        tars.hardlink("b", "a", mode=0o777),
+        tars.hardlink("c", "./b"),
+    )
     assert {(target / name).stat().st_ino for name in "abc"} == {(target / "a").stat().st_ino}
     assert stat.S_IMODE((target / "a").stat().st_mode) == 0o600
 
@@ -156,7 +171,9 @@ def test_files_in_setgid_directories_keep_their_group(tmp_path: Path, target: Pa
     (lower / "d").mkdir(parents=True)
     os.chown(lower / "d", 0, 50)
     (lower / "d").chmod(0o2775)
-    layer(target, tars.member("d/f"), tars.folder("e", mode=0o2775, gid=50), tars.member("e/f"), lowers=[lower])
+    layer(
+        target, tars.member("d/f"), tars.folder("e", mode=0o2775, gid=50), tars.member("e/f"), lowers=[lower]
+    )
     assert (target / "d/f").stat().st_gid == 0
     assert (target / "e/f").stat().st_gid == 0
     assert (target / "d").stat().st_mode & stat.S_ISGID
@@ -279,5 +296,11 @@ def test_no_descriptor_is_left_open(target: Path) -> None:
 
 
 def test_times_of_directories_survive_their_content(target: Path) -> None:
-    layer(target, tars.folder("a", mtime=10), tars.folder("a/b", mtime=20), tars.member("a/b/c"), tars.member("a/d"))
+    layer(
+        target,
+        tars.folder("a", mtime=10),
+        tars.folder("a/b", mtime=20),
+        tars.member("a/b/c"),
+        tars.member("a/d"),
+    )
     assert ((target / "a").stat().st_mtime, (target / "a/b").stat().st_mtime) == (10, 20)

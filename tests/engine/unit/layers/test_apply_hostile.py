@@ -96,6 +96,7 @@ def test_a_name_longer_than_the_file_system_allows_is_refused(target: Path) -> N
 
 # AR-02: writing through links
 
+
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("link", ["/", "../../..", "..", "../../../../../../..", "./../."])
 def test_symlink_directory_then_file_below(target: Path, door, link: str) -> None:
@@ -361,7 +362,12 @@ def test_layers_do_not_make_device_nodes(target: Path) -> None:
 def test_a_fifo_never_blocks_the_engine(target: Path) -> None:
     """AR-06."""
     begun = time.monotonic()
-    layer(target, tars.member("f", tars.FIFO, mode=0o600), tars.member("f", data=b"x"), tars.member("g", tars.FIFO))
+    layer(
+        target,
+        tars.member("f", tars.FIFO, mode=0o600),
+        tars.member("f", data=b"x"),
+        tars.member("g", tars.FIFO),
+    )
     layer(target, tars.member("g", data=b"y"))
     assert (target / "g").read_bytes() == b"y"
     assert time.monotonic() - begun < 2

@@ -184,7 +184,9 @@ def test_gzip_has_no_name_and_no_time() -> None:
     assert pack(Compression.GZIP, [b"x"])[3:8] == bytes(5)
 
 
-@pytest.mark.parametrize(("kind", "program"), [(Compression.GZIP, "gzip"), (Compression.XZ, "xz"), (Compression.BZIP2, "bzip2")])
+@pytest.mark.parametrize(
+    ("kind", "program"), [(Compression.GZIP, "gzip"), (Compression.XZ, "xz"), (Compression.BZIP2, "bzip2")]
+)
 def test_other_programs_read_what_is_written(kind: Compression, program: str) -> None:
     result = subprocess.run([program, "-dc"], input=pack(kind, [TEXT]), capture_output=True, check=True)
     assert result.stdout == TEXT

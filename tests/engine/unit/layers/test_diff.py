@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 from engine.content.store import ContentStore
-from engine.layers import Change, Kind, TarEntry, TarReader, apply_layer, changes, diff_layer, open_any, pack_tree, shift_owners
+from engine.layers import (
+    Change,
+    Kind,
+    TarEntry,
+    TarReader,
+    apply_layer,
+    changes,
+    diff_layer,
+    open_any,
+    pack_tree,
+    shift_owners,
+)
 from engine.layers.compare import compare_layer
 from engine.layers.compression import Compression
 from engine.layers.pack import pack_layer

@@ -95,7 +95,9 @@ def test_reads_pax_records() -> None:
         "SCHILY.xattr.user.a": b"\x00\xff=\n",
         "comment": "whatever",
     }
-    data = tars.archive(tars.pax(records) + tars.block("x", size=3) + tars.padded(b"abc"), tars.member("after"))
+    data = tars.archive(
+        tars.pax(records) + tars.block("x", size=3) + tars.padded(b"abc"), tars.member("after")
+    )
     (entry, content), (after, _) = read(data)
     assert (entry.name, entry.uid, entry.gid, content) == ("päth/ファイル", 70_000_000, 1, b"abc")
     assert entry.mtime_ns == 1_600_000_000_123_456_789
@@ -126,7 +128,9 @@ def test_a_layer_may_end_without_an_end_mark_an_upload_may_not() -> None:
 
 
 def test_a_negative_time_is_kept() -> None:
-    data = tars.archive(tars.block("a", mtime=tars.base256(-5, 12)), tars.pax({"mtime": "-1.5"}) + tars.block("b"))
+    data = tars.archive(
+        tars.block("a", mtime=tars.base256(-5, 12)), tars.pax({"mtime": "-1.5"}) + tars.block("b")
+    )
     assert [entry.mtime_ns for entry, _ in read(data)] == [-5_000_000_000, -1_500_000_000]
 
 
@@ -154,14 +158,17 @@ REFUSED = {
     "a record without a length": tars.pax(b"path=a\n") + tars.block("x"),
     "a global path": tars.pax({"path": "/etc/passwd"}, b"g") + tars.block("x"),
     "a global size": tars.pax({"size": "4096"}, b"g") + tars.block("x"),
-    "a sparse file (pax)": tars.pax({"GNU.sparse.size": str(2**63 - 1), "GNU.sparse.map": "0,1"}) + tars.block("x"),
+    "a sparse file (pax)": tars.pax({"GNU.sparse.size": str(2**63 - 1), "GNU.sparse.map": "0,1"})
+    + tars.block("x"),
     "a sparse file (GNU)": tars.block("x", b"S"),
     "a continued volume": tars.block("x", b"M"),
     "an unknown type": tars.block("x", b"Z"),
     "a wrong checksum": tars.block("x", checksum=b"000001\0 "),
     "a folder with content": tars.block("d/", tars.DIRECTORY, size=512) + bytes(512),
     "a link with content": tars.block("l", tars.SYMLINK, link="t", size=512) + bytes(512),
-    "a hard link that pax gives content": tars.pax({"size": "512"}) + tars.block("h", tars.HARDLINK, link="t") + bytes(512),
+    "a hard link that pax gives content": tars.pax({"size": "512"})
+    + tars.block("h", tars.HARDLINK, link="t")
+    + bytes(512),
     "a file named like a folder": tars.member("d/", data=b"x"),
     "a name of 5,000 bytes": tars.long_name("n" * 5000) + tars.block("x"),
     "a name with a zero byte": tars.pax({"path": b"a\0b"}) + tars.block("x"),
@@ -218,7 +225,9 @@ def test_padding_of_zeros_after_the_end_is_fine() -> None:
 
 def test_every_cut_is_noticed() -> None:
     """AR-12: at every 512-byte step and one byte beside it."""
-    data = tars.archive(tars.folder("d"), tars.member("d/f", data=bytes(3000)), tars.pax({"path": "p"}) + tars.block("x"))
+    data = tars.archive(
+        tars.folder("d"), tars.member("d/f", data=bytes(3000)), tars.pax({"path": "p"}) + tars.block("x")
+    )
     for cut in range(0, len(data) - 1024, 512):
         for length in (cut, cut + 1, cut + 511):
             with pytest.raises(BadArchive):
@@ -283,7 +292,10 @@ def test_sees_the_entries_that_gnu_tar_sees_or_refuses(mutations: list[tuple[int
     except BadArchive:
         return
     result = subprocess.run(
-        ["tar", "--quoting-style=literal", "--null", "-tf", "-"], input=bytes(data), capture_output=True, check=False
+        ["tar", "--quoting-style=literal", "--null", "-tf", "-"],
+        input=bytes(data),
+        capture_output=True,
+        check=False,
     )
     theirs = [name.rstrip("/") for name in os.fsdecode(result.stdout).split("\n")[:-1]]
     if result.returncode == 0 and not result.stderr:
@@ -342,7 +354,9 @@ def test_gnu_tar_reads_what_is_written() -> None:
     result = subprocess.run(
         ["tar", "--quoting-style=literal", "-tf", "-"], input=written(), capture_output=True, check=True
     )
-    assert [name.rstrip("/") for name in os.fsdecode(result.stdout).split("\n")[:-1]] == [entry.name for entry in SAMPLES]
+    assert [name.rstrip("/") for name in os.fsdecode(result.stdout).split("\n")[:-1]] == [
+        entry.name for entry in SAMPLES
+    ]
     assert not result.stderr
 
 
@@ -384,7 +398,11 @@ def test_memory_stays_flat_for_a_large_entry() -> None:
 
     class Joined:
         def __init__(self) -> None:
-            self.parts = [io.BytesIO(tars.block("big", size=tars.base256(1024**3, 12))), Zeros(), io.BytesIO(tars.END)]
+            self.parts = [
+                io.BytesIO(tars.block("big", size=tars.base256(1024**3, 12))),
+                Zeros(),
+                io.BytesIO(tars.END),
+            ]
 
         def read(self, size: int = -1) -> bytes:
             while self.parts:

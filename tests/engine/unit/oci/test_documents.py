@@ -36,7 +36,14 @@ MANIFEST: dict[str, Any] = {
 INDEX: dict[str, Any] = {
     "schemaVersion": 2,
     "mediaType": mt.OCI_INDEX,
-    "manifests": [{"mediaType": mt.OCI_MANIFEST, "digest": SUM, "size": 2, "platform": {"architecture": "arm", "os": "linux", "variant": "v7"}}],
+    "manifests": [
+        {
+            "mediaType": mt.OCI_MANIFEST,
+            "digest": SUM,
+            "size": 2,
+            "platform": {"architecture": "arm", "os": "linux", "variant": "v7"},
+        }
+    ],
 }
 
 
@@ -113,7 +120,18 @@ def test_refuses_what_is_ambiguous(value: object) -> None:
         b" " * (5 * 1024 * 1024),
         b'{"schemaVersion": ' + b"9" * 100_000 + b"}",
     ],
-    ids=["empty", "cut", "no utf-8", "NaN", "key twice", "inner key twice", "deep list", "deep object", "5 MiB", "long number"],
+    ids=[
+        "empty",
+        "cut",
+        "no utf-8",
+        "NaN",
+        "key twice",
+        "inner key twice",
+        "deep list",
+        "deep object",
+        "5 MiB",
+        "long number",
+    ],
 )
 def test_refuses_what_is_no_clean_json(data: bytes) -> None:
     """RG-04."""
@@ -163,7 +181,10 @@ CONFIG = ImageConfig(
         args_escaped=True,
     ),
     diff_ids=(SUM,),
-    history=(History("2026-01-01T00:00:00Z", "RUN x", "me", "note"), History(created_by="CMD", empty_layer=True)),
+    history=(
+        History("2026-01-01T00:00:00Z", "RUN x", "me", "note"),
+        History(created_by="CMD", empty_layer=True),
+    ),
 )
 
 
@@ -181,7 +202,14 @@ def test_nulls_of_other_tools_are_missing_values() -> None:
     value = {
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Env": None, "Cmd": None, "Labels": None, "Volumes": None, "ExposedPorts": None, "OnBuild": None},
+        "config": {
+            "Env": None,
+            "Cmd": None,
+            "Labels": None,
+            "Volumes": None,
+            "ExposedPorts": None,
+            "OnBuild": None,
+        },
         "rootfs": {"type": "layers", "diff_ids": []},
         "history": None,
         "container_config": {"Hostname": "x"},
