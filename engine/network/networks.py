@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import re
 import secrets
 import sqlite3
 import time
@@ -51,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_PREFIX = 22
 _FORWARDING_KEY = "forwarding"
+_ID = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class Networks:
@@ -69,6 +71,8 @@ class Networks:
         check_spec(spec)
         if spec.name in ("host", "none", "default", "container"):
             raise Denied(f"the name {spec.name} is built in", hint="choose another name")
+        if identity and not _ID.match(identity):
+            raise BadSpec(f"not the id of a network: {identity[:70]!r}")
         with self._changing(), Netlink(NETLINK_ROUTE) as route, self._db.transaction() as connection:
             if identity:
                 with suppress(NetworkNotFound):

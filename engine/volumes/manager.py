@@ -16,7 +16,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,19 @@ from typing import Any
 from engine.config import EngineConfig
 from engine.containers.model import MountPoint, MountSpec
 from engine.db import Database
-from engine.errors import AlreadyExists, BadSpec, Denied, InUse, VolumeNotFound
+from engine.errors import AlreadyExists, BadSpec, Denied, InUse, VolumeNotFound, WrongState
 from engine.events import Event
-from engine.linux.files import DIRECTORY, openat2, opened, remove_tree, space_translated, syncfs
+from engine.layers.tar import Readable, Writable
+from engine.linux.files import DIRECTORY, fsync_dir, openat2, opened, remove_tree, space_translated, syncfs
 from engine.linux.locks import file_lock
 from engine.linux.walk import walk
+from engine.volumes.backup import BackupResult, back_up
 from engine.volumes.binds import STRICT, BindPolicy
+from engine.volumes.browse import Listing, list_folder, read_file
 from engine.volumes.copyup import copy_tree, is_empty, open_image_directory
 from engine.volumes.model import Volume, check_name
 from engine.volumes.records import insert_volume, select_volume, select_volumes
+from engine.volumes.restore import remove_leftovers, restore
 from engine.volumes.spec import check_mount
 
 List = list  # in the class below `list` is a verb
@@ -225,6 +229,119 @@ class VolumeManager:
         """Return the bytes that a volume takes on disk; walks all its files."""
         return disk_usage(Path(self.get(name).path))
 
+    def browse(self, name: str, path: str = "/") -> Listing:
+        """Return what lies in a folder of a volume."""
+        with opened(self._open_volume(self.get(name), "", DIRECTORY)) as root:
+            return list_folder(root, path)
+
+    def read(self, name: str, path: str, out: Writable) -> int:
+        """Write one file of a volume to `out`; return how many bytes."""
+        with opened(self._open_volume(self.get(name), "", DIRECTORY)) as root:
+            return read_file(root, path, out)
+
+    def backup(
+        self, name: str, out: Writable, *, compression: str = "gzip", check: Callable[[], None] | None = None
+    ) -> BackupResult:
+        """Write a proven backup to `out`, whether the volume is in use or not; see `engine.volumes.backup`."""
+        with (
+            opened(self._open_volume(self.get(name), "", DIRECTORY)) as root,
+            space_translated(f"the backup of {name}"),
+        ):
+            result = back_up(root, name, out, compression=compression, check=check)
+        self._note(name, "backup", files=result.files, size_bytes=result.size_bytes, digest=result.digest)
+        return result
+
+    def backup_to(
+        self, name: str, path: Path, *, compression: str = "gzip", check: Callable[[], None] | None = None
+    ) -> BackupResult:
+        """Write a proven backup to the file `path`, whole and synced or not at all."""
+        part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+        with space_translated(f"the backup {path.name}"):
+            descriptor = os.open(
+                part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+            )
+            try:
+                with open(descriptor, "wb", buffering=0) as out:
+                    result = self.backup(name, out, compression=compression, check=check)
+                    os.fsync(descriptor)
+                part.rename(path)
+                fsync_dir(path.parent)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+        return result
+
+    def restore(
+        self,
+        name: str,
+        source: Readable,
+        *,
+        create: bool = False,
+        files: Sequence[str] = (),
+        runs: Callable[[str], bool] = lambda container_id: False,
+        check: Callable[[], None] | None = None,
+    ) -> Volume:
+        """Fill a volume from an archive, all or nothing; `files` restores only those paths into what is there.
+
+        `runs` tells whether a container runs: one that does would keep seeing the old files, so `InUse` is raised. With
+        `create` a volume that is not there is made (and is gone again when the restore fails).
+        """
+        made = create and not self._exists(name)
+        if made:
+            self.create(name)
+        try:
+            with self.lock(name):
+                volume = self.get(name)
+                if busy := [use.container_id for use in volume.uses if runs(use.container_id)]:
+                    raise InUse(
+                        f"volume {name!r} is in use by container {busy[0][:12]}",
+                        hint="stop it, then restore again",
+                    )
+                if volume.device:
+                    raise WrongState(f"volume {name!r} is a folder of the node, not the engine's to replace")
+                remove_leftovers(self._root / name)
+                result = restore(Path(volume.path), source, files=files, check=check)
+                self._set_filled(name, "yes")
+        except BaseException:
+            if made:
+                self.remove(name, force=True)
+            raise
+        self._note(
+            name, "restore", files=result.files, content_bytes=result.content_bytes, proven=result.proven
+        )
+        return self.get(name)
+
+    def sweep(self) -> List[str]:
+        """Remove what killed work left behind: half restores, folders without a record. Return what was removed."""
+        known = {volume.name for volume in self.list()}
+        swept: List[str] = []
+        if not self._root.is_dir():
+            return swept
+        for folder in sorted(self._root.iterdir()):
+            with self.lock(folder.name):
+                if folder.name in known:
+                    swept += [f"volume {folder.name}: {left}" for left in remove_leftovers(folder)]
+                elif not self._exists(folder.name):
+                    remove_tree(folder)
+                    swept.append(f"volume {folder.name}")
+        return swept
+
+    def check(self) -> List[str]:
+        """Return in words what does not match between records and disk."""
+        found = [
+            f"the files of volume {volume.name} are missing"
+            for volume in self.list()
+            if not volume.device and not Path(volume.path).is_dir()
+        ]
+        known = {volume.name for volume in self.list()}
+        if self._root.is_dir():
+            found += [
+                f"folder without a volume: {path.name}"
+                for path in self._root.iterdir()
+                if path.name not in known
+            ]
+        return found
+
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Hold off other work on one volume (fill, restore, remove)."""
@@ -246,11 +363,19 @@ class VolumeManager:
             return self.get(check_name(spec.source))
         return self.create(spec.source, labels=dict(spec.labels))
 
-    def _open_volume(self, volume: Volume, subpath: str) -> int:
+    def _exists(self, name: str) -> bool:
+        return self._db.read().execute("SELECT 1 FROM volumes WHERE name = ?", (name,)).fetchone() is not None
+
+    def _note(self, name: str, action: str, **attributes: Any) -> None:
+        with self._db.transaction() as connection:
+            self._announce(connection, action, select_volume(connection, name, self._root), **attributes)
+
+    def _open_volume(self, volume: Volume, subpath: str, flags: int = os.O_PATH | os.O_DIRECTORY) -> int:
         if volume.device:
-            root = self._binds.open(volume.device)
+            with opened(self._binds.open(volume.device)) as place:
+                root = os.open(f"/proc/self/fd/{place}", flags | os.O_CLOEXEC)
         else:
-            root = os.open(volume.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            root = os.open(volume.path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
         if subpath in ("", "."):
             return root
         with opened(root):

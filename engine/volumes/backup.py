@@ -1,0 +1,343 @@
+"""Backups of a volume: one pass over its files, packed while they are read, read back while they are written.
+
+Three things happen at once, each in a thread of its own, since all three run outside Python's lock:
+
+    read files, hash, make tar   →   pack (gzip or zstd), write, hash   →   read back, unpack, compare
+
+The proof reads what was written (from the file where there is one) with the code that a restore will use, and compares
+every file's checksum with that of the bytes read from the volume. So a backup that was reported is one that can be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import stat
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from isal import isal_zlib
+
+from engine.errors import BadSpec, Corrupt
+from engine.layers.compression import Compression, compressor, open_any
+from engine.layers.tar import Kind, TarEntry, TarReader, TarWriter, Writable
+from engine.linux import xattrs
+from engine.linux.files import NOFOLLOW, child_path, opened
+from engine.linux.idshift import NO_SHIFT
+from engine.linux.walk import Folder, walk
+from engine.volumes.behind import WriteBehind
+from engine.volumes.limits import VOLUME
+from engine.volumes.manifest import NAME, Listed, Manifest
+
+_CHUNK = 256 * 1024
+_BATCH = 1024 * 1024
+_KINDS = {"gzip": Compression.GZIP, "zstd": Compression.ZSTD}
+
+
+@dataclass(frozen=True)
+class BackupResult:
+    """A proven backup: how many files, their bytes, the archive's bytes and sha256.
+
+    `changed` names files that a container wrote to while they were read: each is whole, but of no one moment.
+    """
+
+    files: int
+    content_bytes: int
+    size_bytes: int
+    digest: str
+    changed: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def back_up(
+    root_fd: int,
+    volume: str,
+    out: Writable,
+    *,
+    compression: str = "gzip",
+    check: Callable[[], None] | None = None,
+) -> BackupResult:
+    """Write the volume's files as tar.gz or tar.zst to `out`, with their manifest, and prove that it can be read.
+
+    `check` is called now and then and may raise to stop. Raises `Corrupt` when what was written reads back differently;
+    the caller removes what `out` got when anything is raised.
+    """
+    kind = _KINDS.get(compression)
+    if kind is None:
+        raise BadSpec(f"no compression {compression[:20]!r}", hint="backups are gzip or zstd")
+    proof = _Proof(_source_of(out))
+    sink = _Sink(out, proof.feed)
+    packer = compressor(sink, kind)
+    behind = WriteBehind(packer.write)
+    proof.start()
+    try:
+        manifest, checksums = _VolumeReader(root_fd, volume, _Batches(behind.write), check).pack()
+        behind.finish()
+        packer.close()
+    except BaseException:
+        proof.stop()
+        behind.stop()
+        raise
+    proof.finish(checksums)
+    return BackupResult(
+        sum(entry.kind == Kind.FILE for entry in manifest.entries),
+        sum(entry.size for entry in manifest.entries),
+        sink.size,
+        f"sha256:{sink.digest.hexdigest()}",
+        [entry.path for entry in manifest.entries if entry.changed],
+        manifest.skipped,
+    )
+
+
+class _Batches:
+    """Gathers small writes: a thread wants megabytes, tar headers are 512 bytes."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+        self._buffer = bytearray()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._buffer += data
+        if len(self._buffer) >= _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        self._write(bytes(self._buffer))
+        self._buffer.clear()
+
+
+class _Sink:
+    """Where packed bytes go: to the archive, its digest, and the proof."""
+
+    def __init__(self, out: Writable, note: Callable[[bytes], None]) -> None:
+        self._out = out
+        self._note = note
+        self.size = 0
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> None:
+        chunk = bytes(data)
+        self._out.write(chunk)
+        if (flush := getattr(self._out, "flush", None)) is not None:
+            flush()  # the proof reads it from the file
+        self.digest.update(chunk)
+        self.size += len(chunk)
+        self._note(chunk)
+
+
+class _VolumeReader:
+    """Walks the volume once and makes the archive."""
+
+    def __init__(self, root_fd: int, volume: str, out: _Batches, check: Callable[[], None] | None) -> None:
+        self._root = root_fd
+        self._out = out
+        self._check = check
+        self._tar = TarWriter(out)
+        self._links: dict[tuple[int, int], str] = {}
+        self._checksums: list[tuple[str, int, int]] = []
+        self._manifest = Manifest(volume, time.time())
+
+    def pack(self) -> tuple[Manifest, list[tuple[str, int, int]]]:
+        """Write everything; return the manifest and (path, size, crc32) of each file in order."""
+        info = os.fstat(self._root)
+        self._tar.add(_entry(".", Kind.DIRECTORY, info, xattrs.read(self._root, NO_SHIFT)))
+        for folder in walk(self._root):
+            if self._check is not None:
+                self._check()
+            for name, found in folder.entries:
+                self._add(folder, name, found)
+        data = self._manifest.to_bytes()
+        self._tar.add_bytes(TarEntry(NAME, mode=0o600), data)
+        self._checksums.append((NAME, len(data), isal_zlib.crc32(data)))
+        self._tar.close()
+        self._out.flush()
+        return self._manifest, self._checksums
+
+    def _add(self, folder: Folder, name: str, info: os.stat_result) -> None:
+        path, mode = folder.child(name), info.st_mode
+        if path == NAME:
+            return  # the list of an earlier backup, unpacked by hand
+        if stat.S_ISDIR(mode):
+            self._put(_entry(path, Kind.DIRECTORY, info, xattrs.read(child_path(folder.fd, name), NO_SHIFT)))
+        elif stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISFIFO(mode):
+            if not self._is_link_to_earlier(path, info):
+                self._add_content(folder, name, path, info)
+        else:
+            self._manifest.skipped.append(path)
+
+    def _add_content(self, folder: Folder, name: str, path: str, info: os.stat_result) -> None:
+        if stat.S_ISREG(info.st_mode):
+            self._add_file(folder.fd, name, path)
+        elif stat.S_ISLNK(info.st_mode):
+            try:
+                target = os.readlink(name, dir_fd=folder.fd)
+            except OSError:
+                return  # became something else while we looked
+            self._put(_entry(path, Kind.SYMLINK, info)._replace(linkname=target))
+        else:
+            self._put(_entry(path, Kind.FIFO, info))
+
+    def _add_file(self, parent: int, name: str, path: str) -> None:
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | NOFOLLOW, dir_fd=parent)
+        except OSError:
+            return  # went away or became a link while we looked
+        with opened(fd):
+            before = os.fstat(fd)
+            if not stat.S_ISREG(before.st_mode):
+                return
+            self._tar.add(
+                _entry(path, Kind.FILE, before, xattrs.read(fd, NO_SHIFT))._replace(size=before.st_size)
+            )
+            digest, checksum, whole = self._copy(fd, before.st_size)
+            after = os.fstat(fd)
+        changed = not whole or (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size)
+        self._manifest.entries.append(Listed(path, Kind.FILE.value, before.st_size, digest, changed))
+        self._checksums.append((path, before.st_size, checksum))
+
+    def _copy(self, fd: int, size: int) -> tuple[str, int, bool]:
+        """Write exactly `size` bytes, zeros for what the file lost meanwhile; return digest, crc32, whether it was whole."""
+        digest, checksum, left, whole = hashlib.sha256(), 0, size, True
+        while left:
+            data = os.read(fd, min(left, _CHUNK))
+            if not data:
+                data, whole = bytes(min(left, _CHUNK)), False
+            digest.update(data)
+            checksum = isal_zlib.crc32(data, checksum)
+            self._tar.write(data)
+            left -= len(data)
+            if self._check is not None and not left % (64 * _CHUNK):
+                self._check()
+        return digest.hexdigest(), checksum, whole
+
+    def _is_link_to_earlier(self, path: str, info: os.stat_result) -> bool:
+        if info.st_nlink < 2:
+            return False
+        first = self._links.setdefault((info.st_dev, info.st_ino), path)
+        if first == path:
+            return False
+        self._put(_entry(path, Kind.HARDLINK, info)._replace(linkname=first))
+        return True
+
+    def _put(self, entry: TarEntry) -> None:
+        self._manifest.entries.append(Listed(entry.name, entry.kind.value))
+        self._tar.add(entry)
+
+
+class _Proof:
+    """Reads the archive back while it is written, in a thread, and keeps each file's size and checksum."""
+
+    def __init__(self, source: int) -> None:
+        self._source = source  # the archive as a file, -1: only the bytes handed over
+        self._queue: queue.Queue[bytes] = queue.Queue(32)
+        self._stopped = threading.Event()
+        self._found: list[tuple[str, int, int]] = []
+        self._error: BaseException | None = None
+        self._offset = 0
+        self._chunk = b""
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="backup-proof", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def feed(self, chunk: bytes) -> None:
+        """Hand over a chunk that was written; waits when the proof is far behind."""
+        while not self._stopped.is_set() and self._error is None:
+            try:
+                self._queue.put(chunk, timeout=0.5)
+            except queue.Full:
+                continue
+            return
+
+    def finish(self, expected: list[tuple[str, int, int]]) -> None:
+        """Wait for the end and compare; raise `Corrupt` with the first difference."""
+        self.feed(b"")
+        self._thread.join()
+        self._close()
+        if self._error is not None:
+            raise Corrupt(f"the backup cannot be read back: {self._error}") from self._error
+        for want, found in zip(expected, self._found, strict=False):
+            if want != found:
+                raise Corrupt(f"the backup reads back differently at {want[0]!r}")
+        if len(expected) != len(self._found):
+            raise Corrupt(f"the backup reads back with {len(self._found)} of {len(expected)} files")
+
+    def stop(self) -> None:
+        """End the thread; nothing is compared."""
+        self._stopped.set()
+        self._thread.join()
+        self._close()
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next packed bytes, as they lie in the file where there is one."""
+        while not self._chunk and not self._ended:
+            self._chunk = self._next()
+        taken = self._chunk if size < 0 else self._chunk[:size]
+        self._chunk = self._chunk[len(taken) :]
+        return taken
+
+    def _next(self) -> bytes:
+        while not self._stopped.is_set():
+            try:
+                chunk = self._queue.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            self._ended = not chunk
+            if not chunk or self._source < 0:
+                return chunk
+            stored = os.pread(self._source, len(chunk), self._offset)
+            self._offset += len(chunk)
+            return stored
+        self._ended = True
+        return b""
+
+    def _run(self) -> None:
+        try:
+            reader = TarReader(open_any(self, VOLUME), VOLUME, require_end=True)
+            for entry in reader:
+                if entry.kind is not Kind.FILE:
+                    continue
+                checksum = 0
+                for chunk in reader.chunks():
+                    checksum = isal_zlib.crc32(chunk, checksum)
+                self._found.append((entry.name, entry.size, checksum))
+        except BaseException as error:
+            self._error = error
+
+    def _close(self) -> None:
+        if self._source >= 0:
+            os.close(self._source)
+            self._source = -1
+
+
+def _entry(
+    path: str, kind: Kind, info: os.stat_result, attributes: dict[str, bytes] | None = None
+) -> TarEntry:
+    return TarEntry(
+        path,
+        kind,
+        0,
+        stat.S_IMODE(info.st_mode),
+        info.st_uid,
+        info.st_gid,
+        info.st_mtime_ns,
+        xattrs=attributes or {},
+    )
+
+
+def _source_of(out: Writable) -> int:
+    """Return a descriptor to read back what is written to `out`, -1 where it is no regular file of its own offset 0."""
+    fileno = getattr(out, "fileno", None)
+    if fileno is None:
+        return -1
+    try:
+        number = fileno()
+        if not stat.S_ISREG(os.fstat(number).st_mode) or os.lseek(number, 0, os.SEEK_CUR) != 0:
+            return -1
+        return os.open(f"/proc/self/fd/{number}", os.O_RDONLY | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return -1
