@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -44,12 +44,20 @@ class Change(NamedTuple):
 
 
 def diff_layer(
-    upper: Path | int, out: Writable, *, idmap_start: int = 0, check: Callable[[], None] | None = None
+    upper: Path | int,
+    out: Writable,
+    *,
+    idmap_start: int = 0,
+    exclude: Collection[str] = (),
+    check: Callable[[], None] | None = None,
 ) -> DiffResult:
-    """Write the overlay upper `upper` to `out` as an OCI layer, owners as seen from inside; `out` stays open."""
-    return _Packer(
-        out, to_container(idmap_start) if idmap_start else NO_SHIFT, overlay=True, check=check
-    ).pack(upper)
+    """Write the overlay upper `upper` to `out` as an OCI layer, owners as seen from inside; `out` stays open.
+
+    `exclude` are paths (relative, without a slash at the end) that get no entry of their own.
+    """
+    packer = _Packer(out, to_container(idmap_start) if idmap_start else NO_SHIFT, overlay=True, check=check)
+    packer.exclude = exclude
+    return packer.pack(upper)
 
 
 def pack_tree(
@@ -83,6 +91,7 @@ class _Packer:
         self._links: dict[tuple[int, int], str] = {}
         self._size = 0
         self._entries = 0
+        self.exclude: Collection[str] = ()
 
     def pack(
         self, root: Path | int, *, start: str = "", prefix: str = "", with_root: bool = False
@@ -110,6 +119,8 @@ class _Packer:
             self._add(folder.fd, name, f"{base}/{name}" if base else name, info)
 
     def _add(self, parent: int, name: str, path: str, info: os.stat_result) -> None:
+        if path in self.exclude:
+            return
         mode = info.st_mode
         if stat.S_ISREG(mode):
             self._add_file(parent, name, path, info)

@@ -45,6 +45,25 @@ def remove(root_fd: int, places: Iterable[str]) -> None:
                 os.unlink(path.name, dir_fd=parent)
 
 
+def unused(root_fd: int, places: Iterable[str]) -> set[str]:
+    """Return those places, relative to the root, that nobody has put anything into: empty files, folders of nothing else."""
+    found: set[str] = set()
+    for place in sorted(places, key=len, reverse=True):
+        path = place.strip("/")
+        with (
+            suppress(OSError),
+            opened(openat2(root_fd, path, os.O_PATH | os.O_NOFOLLOW, resolve=_RESOLVE)) as descriptor,
+        ):
+            status = os.fstat(descriptor)
+            empty = stat.S_ISREG(status.st_mode) and status.st_size == 0
+            if stat.S_ISDIR(status.st_mode):
+                names = os.listdir(f"/proc/self/fd/{descriptor}")
+                empty = all(f"{path}/{name}" in found for name in names)
+            if empty:
+                found.add(path)
+    return found
+
+
 def _exists(root_fd: int, place: str) -> bool:
     """A symbolic link on the way counts as there: the image brought it."""
     try:
