@@ -39,6 +39,7 @@ class PendingBlob:
         self._failed: BaseException | None = None
         self._blob: Blob | None = None
         self._cancelled = False
+        self._is_new = False
 
     def feed(self, chunk: bytes, *, last: bool) -> None:
         """Take the next chunk of the archive. A small archive is done at once, without a thread."""
@@ -56,11 +57,13 @@ class PendingBlob:
             self._queue.put(_END)
 
     def cancel(self) -> None:
-        """Give up: the blob is not stored."""
+        """Give up: the blob is not stored, or taken away again if this made it."""
         self._cancelled = True
         if self._thread is not None and self._thread.is_alive():
             self._queue.put(_END)
             self._thread.join()
+        if self._blob is not None and self._is_new:
+            self._content.remove(self._blob.digest)
 
     def wait(self) -> Descriptor:
         """Wait until the blob is stored; return its descriptor. Raises what went wrong. It is durable after `sync()`."""
@@ -89,6 +92,7 @@ class PendingBlob:
             packer.close()
             if self._lease is not None:
                 self._lease.add(writer.digest())
+            self._is_new = not self._content.has(writer.digest())
             self._blob = writer.commit(sync=False)
 
 
