@@ -135,8 +135,8 @@ class _CheckedReader:
             if self.manifest is not None:
                 raise BadArchive("an entry after the list of files", entry=entry.name)
             if not self._is_wanted(self._path):
-                for _ in self.chunks():
-                    pass
+                if entry.kind is Kind.FILE:
+                    self._read_over()
                 continue
             if entry.kind is Kind.HARDLINK and self.wanted and not self._is_wanted(_relative(entry.linkname)):
                 raise BadArchive(
@@ -159,6 +159,10 @@ class _CheckedReader:
         if self.manifest is not None and (wrong := differences(self.manifest, self._found)):
             raise BadArchive(f"the backup is damaged: {wrong[0]}", entry=wrong[0].split(" ")[0])
         return RestoreResult(len(self._found), self._bytes, self.manifest is not None)
+
+    def _read_over(self) -> None:
+        for _ in self.chunks():
+            pass
 
     def _is_wanted(self, path: str) -> bool:
         return not self.wanted or any(path == item or path.startswith(item + "/") for item in self.wanted)
