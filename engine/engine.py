@@ -15,15 +15,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from engine import node
 from engine.build import cache as build_cache
 from engine.build.builder import Builder
-from engine.build.changes import changed_config
+from engine.build.changes import apply_changes
 from engine.build.request import BuildRequest, BuildResult
 from engine.config import EngineConfig
+from engine.containers import exec as containers_exec
 from engine.containers import store as containers_store
+from engine.containers.exec import ExecRecord, ExecResult, Execs, ExecSpec
 from engine.containers.lifecycle import Lifecycle
 from engine.containers.model import Container, ContainerSpec, Status
 from engine.containers.parts import Parts
@@ -46,6 +49,7 @@ from engine.linux.mount import LinuxMounts
 from engine.network import NetworkManager
 from engine.network import store as network_store
 from engine.network.model import Network, NetworkSpec
+from engine.network.tester import Trial, try_connection
 from engine.oci.image_config import ContainerConfig
 from engine.platform import Platform
 from engine.progress import CancelToken, Reporter, silent
@@ -53,12 +57,17 @@ from engine.reference import parse_reference
 from engine.registry import realms
 from engine.registry.client import Registries
 from engine.registry.settings import RegistrySettings
+from engine.runtime.exec_session import ExecSession
 from engine.runtime.log_reader import Entry, Gap, LogQuery, LogReader
+from engine.runtime.logs import LogFiles
 from engine.runtime.step import StepRunner
+from engine.runtime.streams import AttachPump, check_size
 from engine.snapshots import overlay
 from engine.snapshots.overlay import OverlaySnapshotter
 from engine.volumes import Volume, VolumeManager
 from engine.volumes import records as volume_records
+from engine.volumes.backup import BackupResult
+from engine.volumes.browse import FileEntry
 
 SCHEMAS = (
     overlay.SCHEMA,
@@ -69,6 +78,7 @@ SCHEMAS = (
     network_store.SCHEMA,
     volume_records.SCHEMA,
     containers_store.SCHEMA,
+    containers_exec.SCHEMA,
     build_cache.SCHEMA,
 )
 
@@ -106,6 +116,10 @@ class Engine:
     @cached_property
     def lifecycle(self) -> Lifecycle:
         return Lifecycle(self.parts)
+
+    @cached_property
+    def execs(self) -> Execs:
+        return Execs(self.parts)
 
     @cached_property
     def steps(self) -> StepRunner:
@@ -228,7 +242,7 @@ class Engine:
             self.images,
             source,
             names=[parse_reference(reference)] if reference else [],
-            config=changed_config(ContainerConfig(), changes),
+            config=apply_changes(ContainerConfig(), changes).config,
             message=message,
             platform=parse_platform(platform) if platform else None,
             cancel=cancel,
@@ -395,6 +409,61 @@ class Engine:
         found = self.parts.store.find(container_id)
         return found is not None and found.status.is_alive()
 
+    # streams of containers ------------------------------------------------------------------------------------------
+
+    def log_files(self, *, container: str) -> LogFiles:
+        return self.parts.log_files(self.parts.store.get(container))
+
+    def attach(self, *, container: str) -> AttachPump:
+        """Return a connection to a container's input and output; the caller closes it."""
+        found = self.parts.store.get(container)
+        if not found.status.is_alive():
+            raise WrongState(f"container {found.name!r} is not running", hint="start it first")
+        return AttachPump(self.parts.bundle(found.id).attach_socket)
+
+    def resize(self, *, container: str, rows: int, columns: int) -> None:
+        """Tell the size of a container's terminal."""
+        found = self.parts.store.get(container)
+        rows, columns = check_size(rows, columns)
+        if found.spec.tty and found.status.is_alive():
+            self.parts.bundle(found.id).send_control(f"1 {rows} {columns}\n")
+
+    def exec_create(self, *, container: str, spec: ExecSpec, exec_id: str = "") -> ExecRecord:
+        return self.execs.create(container, spec, exec_id=exec_id)
+
+    def exec_start(self, *, exec_id: str, size: tuple[int, int] | None = None) -> ExecSession:
+        return self.execs.start(exec_id, size=size)
+
+    def exec_finish(self, *, exec_id: str, session: ExecSession) -> int:
+        return self.execs.finish(exec_id, session)
+
+    def exec_resize(self, *, exec_id: str, rows: int, columns: int) -> None:
+        self.execs.resize(exec_id, rows, columns)
+
+    def exec_inspect(self, *, exec_id: str) -> ExecRecord:
+        return self.execs.inspect(exec_id)
+
+    def exec_run(
+        self,
+        *,
+        container: str,
+        exec_id: str = "",
+        command: Sequence[str],
+        env: dict[str, str] | None = None,
+        user: str = "",
+        workdir: str = "",
+        tty: bool = False,
+        privileged: bool = False,
+        detach: bool = False,
+        cancel: CancelToken | None = None,
+    ) -> ExecResult | None:
+        """Run a program in a container to its end, or with `detach` leave it running and return None."""
+        spec = ExecSpec(list(command), env or {}, user, workdir, tty, False, privileged)
+        if detach:
+            self.execs.detach(self.execs.create(container, spec, exec_id=exec_id).id)
+            return None
+        return self.execs.run(container, spec, exec_id=exec_id, cancel=cancel)
+
     # networks and volumes -------------------------------------------------------------------------------------------
 
     def network_create(self, *, spec: NetworkSpec, id: str = "") -> Network:
@@ -428,6 +497,67 @@ class Engine:
     def volume_remove(self, *, volume: str, force: bool = False) -> str:
         self.volumes.remove(volume, force=force)
         return volume
+
+    def network_probe(self, *, container: str, name: str, port: int = 0) -> Trial:
+        """Try from inside a running container: resolve a name and connect to a port, with the reason of a failure."""
+        found = self.parts.store.get(container)
+        if not found.status.is_alive():
+            raise WrongState(f"container {found.name!r} is not running", hint="start it first")
+        everything = self.network.list()
+        joined = {item.network_id for item in found.endpoints}
+        resolvers = [
+            line.split()[1]
+            for line in self.network.resolv_conf(found).splitlines()
+            if line.startswith("nameserver ") and len(line.split()) > 1
+        ]
+        return try_connection(
+            Path(f"/proc/{found.pid}/ns/net"),
+            name,
+            port,
+            own=[network for network in everything if network.id in joined],
+            everything=everything,
+            resolvers=resolvers,
+        )
+
+    def volume_browse(self, *, volume: str, path: str = "/") -> list[FileEntry]:
+        return self.volumes.browse(volume, path).entries
+
+    def volume_read(self, *, volume: str, path: str, out: BinaryIO) -> None:
+        self.volumes.read(volume, path, out)
+
+    def volume_backup(
+        self,
+        *,
+        volume: str,
+        out: BinaryIO,
+        compression: str = "gzip",
+        report: Reporter = silent,
+        cancel: CancelToken | None = None,
+    ) -> BackupResult:
+        del report
+        return self.volumes.backup(
+            volume, out, compression=compression, check=cancel.check if cancel else None
+        )
+
+    def volume_restore(
+        self,
+        *,
+        volume: str,
+        source: BinaryIO,
+        create: bool = False,
+        files: Sequence[str] = (),
+        report: Reporter = silent,
+        cancel: CancelToken | None = None,
+    ) -> Volume:
+        del report
+        return self.volumes.restore(
+            volume,
+            source,
+            create=create,
+            files=files,
+            runs=self._is_alive,
+            check=cancel.check if cancel else None,
+        )
 
     def network_prune(
         self, *, older_than_s: float = 0.0, labels: Sequence[str] = (), without_labels: Sequence[str] = ()
@@ -503,13 +633,14 @@ class Engine:
             ended = self.lifecycle.reap(item.id)
             if ended is not None and not ended.status.is_alive():
                 repaired.append(f"container {item.name} has ended")
-        return repaired
+        return repaired + self.execs.settle()
 
     def sweep(self) -> list[str]:
         """Remove what dead builds and interrupted work left in the kernel and on disk; say what."""
         swept = [f"build {name}" for name in self.builder().sweep()]
         swept += [f"snapshot {name}" for name in self.snapshots.sweep()]
         swept += [f"blob {name}" for name in self.content.sweep()]
+        swept += self.volumes.sweep()
         # a build's steps have addresses too, under the name of their range of ids
         builds = {
             owner
