@@ -148,7 +148,9 @@ class Processes:
 
 
 @contextlib.contextmanager
-def running_node(node: Node, *names: str, engine: str = "", **environ: str) -> Iterator[Processes]:
+def running_node(
+    node: Node, *names: str, engine: str = "", keep_run_root: bool = False, **environ: str
+) -> Iterator[Processes]:
     """Run the named processes of a node (`agent`, `worker`, `bulk`) on the fake engine or the one named."""
     values = {
         **environment(node),
@@ -163,7 +165,8 @@ def running_node(node: Node, *names: str, engine: str = "", **environ: str) -> I
         yield processes
     finally:
         processes.stop()
-        shutil.rmtree(EngineConfig.from_home(node.home).run_root, ignore_errors=True)
+        if not keep_run_root:
+            shutil.rmtree(EngineConfig.from_home(node.home).run_root, ignore_errors=True)
 
 
 def wait_for(condition: Callable[[], T | None], what: str = "", timeout_s: float = 20) -> T:
