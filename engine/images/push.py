@@ -187,7 +187,7 @@ class _Push:
         blobs: list[Descriptor | None] = [self._known_blob(layer) for layer in self._image.layers]
         if None not in blobs:
             document = self._document([blob for blob in blobs if blob])
-            head = self._client.head_manifest(self._target.path, self._target.target)
+            head = self._client.head_manifest(self._target.path, self._target.target, push=True)
             if head is not None and head.digest == document.digest:
                 return self._nothing_to_do(document)
         blobs = self._send_layers(blobs, repositories_with)

@@ -147,11 +147,13 @@ class RegistryClient:
 
     # -- manifests --------------------------------------------------------------------------------
 
-    def head_manifest(self, repository: str, target: str) -> Head | None:
-        """Return digest, type and size of a manifest, None where the registry does not say (then ask for the whole)."""
-        request = self._request(
-            "HEAD", f"{repository}/manifests/{target}", f"{repository}:{target}", pull_scope(repository)
-        )
+    def head_manifest(self, repository: str, target: str, *, push: bool = False) -> Head | None:
+        """Return digest, type and size of a manifest, None where the registry does not say (then ask for the whole).
+
+        `push` asks as one who may push: a repository that is still to be made shows itself to nobody else.
+        """
+        scopes = push_scope(repository) if push else pull_scope(repository)
+        request = self._request("HEAD", f"{repository}/manifests/{target}", f"{repository}:{target}", scopes)
         request.headers = {"Accept": ", ".join(ACCEPTED_MANIFESTS)}
         request.ok = frozenset({200, 400, 404, 405})
         with self.send(request) as response:
@@ -295,11 +297,15 @@ class RegistryClient:
         try:
             return self.send(request)
         except (ImageNotFound, RegistryError) as error:
-            if isinstance(error, RegistryError) and (error.status == 0 or error.status >= 429):
-                raise
-            if not self._speaks_protocol():
-                raise self._no_registry() from error
+            self.check_protocol(error)
             raise
+
+    def check_protocol(self, error: EngineError) -> None:
+        """Raise `NotARegistry` where `error` came of something that is none."""
+        if isinstance(error, RegistryError) and (error.status == 0 or error.status >= 429):
+            return
+        if not self._speaks_protocol():
+            raise self._no_registry() from error
 
     def _speaks_protocol(self) -> bool:
         request = self._request("GET", "", "the registry", ())

@@ -125,12 +125,24 @@ class Upload:
         request = self._client.request_for("POST", f"{self._repository}/blobs/uploads/", self._what, scopes)
         request.url += query
         request.ok = frozenset({201, 202})
-        with self._client.send(request) as response:
+        with self._begun(request) as response:
             response.drain()
             if response.status == 201 and query:
                 return None
             least = response.header("OCI-Chunk-Min-Length")[:12]
             return _Session(self._location(response), 0, int(least) if least.isdigit() else 0)
+
+    def _begun(self, request: Request) -> Response:
+        try:
+            return self._client.send(request)
+        except (ImageNotFound, RegistryError) as error:
+            self._client.check_protocol(error)
+            if not isinstance(error, ImageNotFound):
+                raise
+            raise ImageNotFound(
+                f"{self._client.domain} has no repository {self._repository} to push to",
+                hint="make it there first, or check the name for a typing error",
+            ) from error
 
     def _send(self, session: _Session) -> None:
         size = self._source.size

@@ -18,7 +18,7 @@ from tests.support.fake_registry import layer as small_layer
 pytestmark = pytest.mark.root
 
 ROOT = Path(__file__).resolve().parents[3]
-SIZE = int(os.environ.get("WHARFINGER_TEST_LAYER_MIB", "1024")) * 1024 * 1024
+SIZE = int(os.environ.get("WHARFINGER_TEST_LAYER_MIB", "512")) * 1024 * 1024
 ALLOWED = 100 * 1024 * 1024
 
 CHILD = """

@@ -18,7 +18,7 @@ from engine.images.model import Image
 from engine.layers.compression import Compression
 from engine.progress import CancelToken, LayerProgress, Report
 from engine.reference import parse_reference
-from engine.registry import AccessRefused, Credentials, RegistrySettings
+from engine.registry import AccessRefused, Credentials, NotARegistry, RegistrySettings
 from tests.support.certificates import ThrowawayCA
 from tests.support.fake_registry import (
     OCI_CONFIG,
@@ -379,3 +379,27 @@ def test_what_cannot_be_pushed(node: ImageNode) -> None:
         node.pusher.push("team/other:1")
     with pytest.raises(BadReference):
         node.pusher.push("team/app:1", parse_reference("team/app@sha256:" + "a" * 64))
+
+
+def test_a_push_to_what_is_no_registry_or_has_no_such_repository(node: ImageNode) -> None:
+    with FakeRegistry() as registry:
+        text = f"{registry.domain}/team/app:1"
+        add_image(node, text, [layer({"a": b"a"})])
+        unknown = reply(404, b'{"errors":[{"code":"NAME_UNKNOWN","message":"repository does not exist"}]}')
+        registry.on("POST", "/uploads/", unknown, times=9)
+        with pytest.raises(ImageNotFound) as caught:
+            node.pusher.push(text)
+        assert caught.value.message == f"{registry.domain} has no repository team/app to push to"
+        registry.on("*", "/", reply(404, b"<html>"), times=99)
+        with pytest.raises(NotARegistry):
+            node.pusher.push(text)
+
+
+def test_one_repository_is_not_shown_to_those_who_may_only_pull(node: ImageNode) -> None:
+    """A repository that a push is about to make: the question for its tag needs the right to push."""
+    with FakeRegistry(auth="bearer") as registry:
+        text = f"{registry.domain}/team/app:1"
+        add_image(node, text, [layer({"a": b"a"})], suffix="+gzip")
+        node.pusher.push(text, credentials=Credentials(registry.username, registry.password))
+        assert registry.count("GET", "^/token") == 1
+        assert registry.count("GET", "scope=repository%3Ateam%2Fapp%3Apull%2Cpush") == 1
