@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from engine import node
-from engine.build import cache as build_cache
+from engine.build import SCHEMAS as build_schemas
 from engine.build.builder import Builder
 from engine.build.changes import apply_changes
 from engine.build.request import BuildRequest, BuildResult
@@ -79,7 +79,7 @@ SCHEMAS = (
     volume_records.SCHEMA,
     containers_store.SCHEMA,
     containers_exec.SCHEMA,
-    build_cache.SCHEMA,
+    *build_schemas,
 )
 
 

@@ -15,12 +15,11 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from workers.contracts.names import check_node
+from workers.contracts.names import GROUP, check_node
 from workers.contracts.signing import KEY_BYTES, BadSignature, NodeKey
 from workers.contracts.values import dumps, loads
 
 DEFAULT_HOME = Path("/var/lib/wharfinger")
-GROUP = "wharfinger"
 _NONCE_BYTES = 12
 
 

@@ -12,8 +12,7 @@ from django.conf import settings
 
 from webapp.core.errors import AppError
 from webapp.core.ids import new_id
-from workers.contracts.names import spool_path
-from workers.keys import GROUP
+from workers.contracts.names import GROUP, spool_path
 
 logger = logging.getLogger(__name__)
 

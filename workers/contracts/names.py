@@ -8,6 +8,8 @@ from pathlib import Path
 
 from workers.contracts.values import ContractError
 
+GROUP = "wharfinger"  # the group of the web account: it shares keys and the spool with the node
+
 _ID = re.compile(r"[0-9a-f]{8,64}(-[0-9a-f]{4,12}){0,4}\Z")
 _NODE = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
 
