@@ -20,6 +20,7 @@ from webapp.containers.models import Container
 from webapp.core.asgi import take_body
 from webapp.core.errors import Invalid
 from webapp.core.flags import flag
+from webapp.core.names import Names
 from webapp.core.times import parse_moment
 from webapp.nodes.selectors import node_for
 from webapp.operations.models import Operation
@@ -86,7 +87,9 @@ class ContainersView(WharfingerView):
         wanted = selectors.ContainerFilter(
             **{name: query.get(name, "") for name in names}, labels=query.getlist("label")
         )
-        return self.listing(selectors.container_list(wanted), selectors.to_json)
+        names = Names()
+        rows = selectors.rows_of(selectors.container_list(wanted))
+        return self.listing(rows, lambda row: selectors.row_json(row, names))
 
     @describe(
         "Make a container and start it",

@@ -18,19 +18,21 @@ SERVICE_LABEL = "com.docker.compose.service"
 
 def apply(node: Node, record: dict[str, Any]) -> Container | None:
     """Store what the node says of a container; an older generation than ours changes nothing."""
-    known = Container.objects.filter(pk=record["id"]).only("generation", "created_by_id", "node_id").first()
     generation = int(record.get("generation") or 0)
-    if known is not None and known.generation > generation:
-        return None
     values = _columns(record) | {
         "record": record,
         "generation": generation,
         "confirmed_at": timezone.now(),
         "node": node,
     }
+    same = Container.objects.filter(pk=record["id"])
     with transaction.atomic():
         Container.objects.filter(node=node, name=values["name"]).exclude(pk=record["id"]).delete()
-        container, _ = Container.objects.update_or_create(pk=record["id"], defaults=values)
+        if not same.filter(generation__lte=generation).update(**values):
+            if same.exists():
+                return None  # ours is newer
+            Container.objects.create(id=record["id"], **values)
+        container = Container(id=record["id"], **values)
         _store_relations(container, record)
     return container
 

@@ -11,6 +11,7 @@ from django.db.models import Count, Q, QuerySet
 from webapp.accounts.actor import Actor
 from webapp.containers.models import Container, ContainerNetwork, ContainerVolume, Status
 from webapp.core.lookup import find
+from webapp.core.names import Names, Related
 
 HIDDEN = "***"
 
@@ -140,28 +141,39 @@ def project_list() -> list[dict[str, Any]]:
 # --- as people see them -----------------------------------------------------------------------------------------
 
 
-def to_json(container: Container) -> dict[str, Any]:
-    """Return a container as lists show it (no query)."""
-    summary = container.summary
+ROW = (
+    "id", "name", "node_id", "image", "image_id", "status", "health", "exit_code", "oom_killed", "error", "restart_count",
+    "created_at", "started_at", "finished_at", "confirmed_at", "created_by_id", "project", "service", "summary",
+)  # fmt: skip
+
+
+def rows_of(containers: QuerySet[Container]) -> QuerySet[Container]:
+    """Return the rows of a list as named tuples for `row_json`: with thousands of them objects cost more than the query."""
+    return containers.select_related(None).defer(None).values_list(*ROW, named=True)
+
+
+def row_json(row: Any, names: Names) -> dict[str, Any]:
+    """Return a container (an object, or a row of `rows_of`) as lists show it; no query of its own."""
+    summary = row.summary
     return {
-        "id": container.id,
-        "name": container.name,
-        "node": container.node.name,
-        "image": container.image,
-        "image_id": container.image_id,
-        "status": container.status,
-        "health": container.health or None,
-        "exit_code": container.exit_code,
-        "oom_killed": container.oom_killed,
-        "error": container.error,
-        "restart_count": container.restart_count,
-        "created_at": container.created_at,
-        "started_at": container.started_at,
-        "finished_at": container.finished_at,
-        "confirmed_at": container.confirmed_at,
-        "created_by": container.created_by.username if container.created_by else None,
-        "project": container.project or None,
-        "service": container.service or None,
+        "id": row.id,
+        "name": row.name,
+        "node": names.node(row.node_id),
+        "image": row.image,
+        "image_id": row.image_id,
+        "status": row.status,
+        "health": row.health or None,
+        "exit_code": row.exit_code,
+        "oom_killed": row.oom_killed,
+        "error": row.error,
+        "restart_count": row.restart_count,
+        "created_at": row.created_at,
+        "started_at": row.started_at,
+        "finished_at": row.finished_at,
+        "confirmed_at": row.confirmed_at,
+        "created_by": names.user(row.created_by_id),
+        "project": row.project or None,
+        "service": row.service or None,
         "command": summary.get("command", ""),
         "ports": summary.get("ports", []),
         "networks": summary.get("networks", []),
@@ -170,6 +182,10 @@ def to_json(container: Container) -> dict[str, Any]:
         "restart": summary.get("restart", "no"),
         "tty": summary.get("tty", False),
     }
+
+
+def to_json(container: Container) -> dict[str, Any]:
+    return row_json(container, Related(container))
 
 
 def detail_json(container: Container, actor: Actor) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from webapp.containers.selectors import image_use_counts
 from webapp.core.asgi import take_body
 from webapp.core.errors import Invalid
 from webapp.core.flags import flag
+from webapp.core.names import Names
 from webapp.images import selectors, services
 from webapp.images.models import Image
 from webapp.images.records import familiar
@@ -47,10 +48,9 @@ class ImagesView(WharfingerView):
             node=query.get("node", ""),
             dangling=flag(query, "dangling") if "dangling" in query else None,
         )
-        used = image_use_counts()
-        return self.listing(
-            selectors.image_list(wanted), lambda image: selectors.to_json(image, used[image.image_id])
-        )
+        used, names = image_use_counts(), Names()
+        rows = selectors.rows_of(selectors.image_list(wanted))
+        return self.listing(rows, lambda row: selectors.row_json(row, names, used[row.image_id]))
 
 
 class ImageView(WharfingerView):

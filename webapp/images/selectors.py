@@ -9,6 +9,7 @@ from django.db.models import Q, QuerySet, Sum
 
 from webapp.core.errors import Conflict, Invalid, Missing
 from webapp.core.ids import is_id_prefix
+from webapp.core.names import Names, Related
 from webapp.images.models import Image, ImageName
 from webapp.images.names import parse_name
 
@@ -102,23 +103,45 @@ def image_totals() -> dict[str, int]:
     return {"count": Image.objects.count(), "size_bytes": total or 0}
 
 
-def to_json(image: Image, containers: int = 0) -> dict[str, Any]:
-    """Return an image as lists show it (no query)."""
-    summary = image.summary
+ROW = (
+    "id",
+    "image_id",
+    "node_id",
+    "size_bytes",
+    "created_at",
+    "added_at",
+    "confirmed_at",
+    "platform",
+    "summary",
+)
+
+
+def rows_of(images: QuerySet[Image]) -> QuerySet[Image]:
+    """Return the rows of a list as named tuples for `row_json`."""
+    return images.select_related(None).defer(None).values_list(*ROW, named=True)
+
+
+def row_json(row: Any, names: Names, containers: int = 0) -> dict[str, Any]:
+    """Return an image (an object, or a row of `rows_of`) as lists show it; no query of its own."""
+    summary = row.summary
     return {
-        "id": image.image_id,
+        "id": row.image_id,
         "names": summary.get("names", []),
         "repo_digests": summary.get("repo_digests", []),
-        "node": image.node.name,
-        "size_bytes": image.size_bytes,
-        "created_at": image.created_at,
-        "added_at": image.added_at,
-        "confirmed_at": image.confirmed_at,
-        "platform": image.platform,
+        "node": names.node(row.node_id),
+        "size_bytes": row.size_bytes,
+        "created_at": row.created_at,
+        "added_at": row.added_at,
+        "confirmed_at": row.confirmed_at,
+        "platform": row.platform,
         "labels": summary.get("labels", {}),
         "layers": summary.get("layers", 0),
         "containers": containers,
     }
+
+
+def to_json(image: Image, containers: int = 0) -> dict[str, Any]:
+    return row_json(image, Related(image), containers)
 
 
 def detail_json(image: Image, containers: int = 0) -> dict[str, Any]:

@@ -45,6 +45,13 @@ REMOVED: dict[str, Callable[[Node, str], None]] = {
     "network": networks.removed,
     "volume": volumes.removed,
 }
+KEYS: dict[str, tuple[type[Any], str]] = {
+    "container": (Container, "id"),
+    "image": (Image, "image_id"),
+    "network": (Network, "id"),
+    "volume": (Volume, "name"),
+}
+CHUNK = 500
 GONE_WORDS = {
     "container": {"destroy", "remove"},
     "image": {"delete", "remove"},
@@ -174,37 +181,44 @@ def _numbered(node: Node, notes: list[Note], by_seq: dict[int, int | None]) -> l
 
 
 def confirm(node_name: str, kind: str, listed: list[dict[str, Any]], asked_at: Any) -> None:
-    """Bring our records of one kind in line with the node's whole list, taken at `asked_at`."""
-    with transaction.atomic():
-        node = Node.objects.select_for_update().get(name=node_name)
-        for record in listed:
-            try:
-                with transaction.atomic():
-                    APPLY[kind](node, record)
-            except (KeyError, TypeError, ValueError, AttributeError):
-                logger.exception("a record of kind %s of node %s was passed over", kind, node_name)
-        _forget_others(node, kind, listed, asked_at)
-        Node.objects.filter(pk=node.pk).update(confirmed_at=timezone.now())
-    wake.publish(
-        [
-            Note(
-                EVENTS,
-                {"type": kind, "action": "confirmed", "subject": "", "node": node_name, "attributes": {}},
-            )
-        ]
-    )
+    """Bring our records of one kind in line with the node's whole list, taken at `asked_at`.
+
+    Only what differs is written, each record for itself, so a long list does not keep other writers out.
+    """
+    node = Node.objects.get(name=node_name)
+    model, field = KEYS[kind]
+    known = dict(model.objects.filter(node=node).values_list(field, "record"))
+    keys = [record.get("name" if kind == "volume" else "id") for record in listed]
+    for key, record in zip(keys, listed, strict=True):
+        if known.get(key) != record:
+            _confirm_one(node, kind, record)
+    same = [key for key, record in zip(keys, listed, strict=True) if known.get(key) == record]
+    for start in range(0, len(same), CHUNK):
+        chunk = same[start : start + CHUNK]
+        model.objects.filter(node=node, **{f"{field}__in": chunk}).update(confirmed_at=timezone.now())
+    gone = [key for key in known if key not in set(keys)]
+    if gone:
+        _forget(node, kind, gone, asked_at)
+    Node.objects.filter(pk=node.pk).update(confirmed_at=timezone.now())
+    if gone or len(same) < len(listed):
+        told = {"type": kind, "action": "confirmed", "subject": "", "node": node_name, "attributes": {}}
+        wake.publish([Note(EVENTS, told)])
 
 
-def _forget_others(node: Node, kind: str, listed: list[dict[str, Any]], asked_at: Any) -> None:
+def _confirm_one(node: Node, kind: str, record: dict[str, Any]) -> None:
+    try:
+        with transaction.atomic():
+            APPLY[kind](node, record)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        logger.exception("a record of kind %s of node %s was passed over", kind, node.name)
+
+
+def _forget(node: Node, kind: str, gone: list[Any], asked_at: Any) -> None:
     """Forget what the node does not have, except what was asked of it since."""
-    ids = [record.get("name") if kind == "volume" else record.get("id") for record in listed]
-    if kind == "container":
-        Container.objects.filter(node=node, created_at__lt=asked_at).exclude(pk__in=ids).exclude(
-            confirmed_at=None
-        ).delete()
-    elif kind == "image":
-        Image.objects.filter(node=node, added_at__lt=asked_at).exclude(image_id__in=ids).delete()
-    elif kind == "network":
-        Network.objects.filter(node=node, created_at__lt=asked_at).exclude(pk__in=ids).delete()
-    elif kind == "volume":
-        Volume.objects.filter(node=node, created_at__lt=asked_at).exclude(name__in=ids).delete()
+    model, field = KEYS[kind]
+    since = "added_at" if kind == "image" else "created_at"
+    for start in range(0, len(gone), CHUNK):
+        rows = model.objects.filter(
+            node=node, **{f"{field}__in": gone[start : start + CHUNK], f"{since}__lt": asked_at}
+        )
+        rows.exclude(confirmed_at=None).delete()
