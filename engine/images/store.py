@@ -331,18 +331,19 @@ class ImageStore:
         By id an image with names in several repositories goes only by force. A container made from the image keeps it
         from being deleted unless forced, a running one always. Raises `InUse` with the reasons, `ImageNotFound`.
         """
-        image_id, reference = self._resolve(text)
-        image = self.get(image_id)
-        if reference is not None and self._only_untag(image, reference, force):
-            with self.db.transaction() as connection:
+        with self.db.transaction() as connection:  # from the first look on: nobody tags or uses it in between
+            image_id, reference = self._resolve(text)
+            image = self.get(image_id)
+            if reference is not None and self._only_untag(image, reference, force):
                 return [{"untagged": name} for name in self._take_name(connection, image_id, reference)]
-        if reference is None and len({parse_exact(name).name for name in image.names}) > 1 and not force:
-            raise InUse(
-                f"image {image.id[7:19]} has names in several repositories: {', '.join(image.familiar_names())}",
-                hint="remove them by name, or use force",
-            )
-        self._refuse_in_use(image, force)
-        return self._delete(image)
+            if reference is None and len({parse_exact(name).name for name in image.names}) > 1 and not force:
+                raise InUse(
+                    f"image {image.id[7:19]} has names in several repositories: {', '.join(image.familiar_names())}",
+                    hint="remove them by name, or use force",
+                )
+            self._refuse_in_use(image, force)
+            lines = self._delete(connection, image)
+        return lines + self._free(image)
 
     def _only_untag(self, image: Image, reference: Reference, force: bool) -> bool:
         """Tell whether the image has other names, or must stay for a running container although forced."""
@@ -367,18 +368,18 @@ class ImageStore:
             users=users,
         )
 
-    def _delete(self, image: Image) -> builtins.list[dict[str, str]]:
+    def _delete(self, connection: sqlite3.Connection, image: Image) -> builtins.list[dict[str, str]]:
+        for name in image.familiar_names():
+            self.db.append_event(connection, Event("image", "untag", image.id, {"name": name}))
+        connection.execute("DELETE FROM images WHERE id = ?", (image.id,))
+        attributes = {"name": image.title, "record": None}
+        self.db.append_event(connection, Event("image", "delete", image.id, attributes))
         lines = [{"untagged": name} for name in (*image.familiar_names(), *image.familiar_digests())]
-        with self.db.transaction() as connection:
-            for name in image.familiar_names():
-                self.db.append_event(connection, Event("image", "untag", image.id, {"name": name}))
-            connection.execute("DELETE FROM images WHERE id = ?", (image.id,))
-            attributes = {"name": image.title, "record": None}
-            self.db.append_event(connection, Event("image", "delete", image.id, attributes))
-        lines.append({"deleted": image.id})
-        freed = self._collector.collect_of(image)
-        lines += [{"deleted": diff_id} for diff_id in freed.diff_ids]
-        return lines
+        return [*lines, {"deleted": image.id}]
+
+    def _free(self, image: Image) -> builtins.list[dict[str, str]]:
+        """Free what only the deleted image needed."""
+        return [{"deleted": diff_id} for diff_id in self._collector.collect_of(image).diff_ids]
 
     def prune(
         self,
@@ -398,13 +399,18 @@ class ImageStore:
         limit = time.time() - older_than_s if older_than_s else float("inf")
         removed: builtins.list[dict[str, str]] = []
         for image in self.list():
-            if (mode == "dangling" and not image.is_dangling) or created_at(image.created) > limit:
-                continue
-            if (match is not None and not match(image)) or self.users_of(image.id):
-                continue
-            removed += self._delete(image)
+            if created_at(image.created) <= limit and (match is None or match(image)):
+                removed += self._prune_one(image.id, dangling_only=mode == "dangling")
         self.collect()
         return PruneResult(removed, max(0, before - self._collector.bytes()))
+
+    def _prune_one(self, image_id: Digest, *, dangling_only: bool) -> builtins.list[dict[str, str]]:
+        with self.db.transaction() as connection:
+            image = next(iter(rows.load(connection, [image_id])), None)
+            if image is None or (dangling_only and not image.is_dangling) or self.users_of(image_id):
+                return []
+            lines = self._delete(connection, image)
+        return lines + self._free(image)
 
     def collect(self, min_age_s: float = 3600.0) -> int:
         """Free blobs and layers that nothing needs and that are older than `min_age_s`; return the bytes freed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -37,15 +38,15 @@ class Folder(NamedTuple):
 def walk(root_fd: int, start: str = "") -> Iterator[Folder]:
     """Give every directory below (and with) `start`, parents first, entries sorted; links are not followed.
 
-    What disappears during the walk is left out. A path longer than 4,095 bytes raises `OSError(ENAMETOOLONG)`.
+    What disappears during the walk, or becomes a link, is left out. A path longer than 4,095 bytes raises `OSError(ENAMETOOLONG)`.
     """
     pending = [start]
     while pending:
         path = pending.pop()
         try:
             fd = openat2(root_fd, path or ".", DIRECTORY | os.O_NOFOLLOW, resolve=_INSIDE)
-        except (FileNotFoundError, NotADirectoryError):
-            if path == start:
+        except OSError as error:
+            if path == start or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise
             continue
         with opened(fd):
