@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -22,6 +21,7 @@ from engine.content.leases import Lease
 from engine.content.store import ContentStore
 from engine.digest import Digest, chain_ids, short
 from engine.errors import Cancelled, EngineError, ImageNotFound, NoSpace, Unsupported
+from engine.images.downloads import Downloads
 from engine.images.fetch import Fetcher
 from engine.images.growing import Growing
 from engine.images.linked import LinkedToken
@@ -44,7 +44,6 @@ from engine.snapshots.overlay import OverlaySnapshotter
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 3  # downloads of one pull
 CONFIG_LIMIT = 4 * 1024 * 1024
 _INDEX_DEPTH = 3
 _RESERVE = 64 * 1024 * 1024  # bytes that a pull leaves free on the disk
@@ -332,7 +331,7 @@ class _Pull:
         for layer in manifest.layers:
             self._reports.layer(short(layer.digest), "waiting", 0, layer.size)
         unpacker = StreamUnpacker(self._snapshots, self._reports, self._cancel)
-        with _Downloads(self._fetcher, manifest.layers, self._cancel) as downloads:
+        with Downloads(self._fetcher, manifest.layers, self._cancel) as downloads:
             parent: Digest | None = None
             for layer, diff_id, chain in zip(manifest.layers, config.diff_ids, chains, strict=True):
                 self._bring(layer, downloads, unpacker, diff_id, chain, parent)
@@ -341,7 +340,7 @@ class _Pull:
     def _bring(
         self,
         layer: Descriptor,
-        downloads: _Downloads,
+        downloads: Downloads,
         unpacker: StreamUnpacker,
         diff_id: Digest,
         chain: Digest,
@@ -366,44 +365,3 @@ class _Pull:
         self._reports.layer(
             short(layer.digest), "done" if fetched or unpacked else "exists", layer.size, layer.size
         )
-
-
-class _Downloads:
-    """The downloads of one pull, a few at a time and in order. The first that fails ends all of them."""
-
-    def __init__(self, fetcher: Fetcher, layers: tuple[Descriptor, ...], cancel: CancelToken) -> None:
-        self._fetcher = fetcher
-        self._layers = {layer.digest: layer for layer in layers}  # an image may have the same layer twice
-        self._growing = {digest: Growing(cancel.check) for digest in self._layers}
-        self._results: dict[Digest, Future[bool]] = {}
-        self._cancel = cancel
-        self._executor = ThreadPoolExecutor(AT_ONCE, "fetch")
-
-    def growing(self, layer: Descriptor) -> Growing:
-        return self._growing[layer.digest]
-
-    def fetched(self, layer: Descriptor) -> bool:
-        """Wait for a download; return False where the blob was here before. Raises what it raised."""
-        return self._results[layer.digest].result()
-
-    def __enter__(self) -> _Downloads:
-        for digest, layer in self._layers.items():
-            self._results[digest] = self._executor.submit(self._fetch, layer)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: object
-    ) -> None:
-        if error is not None:
-            self._cancel.cancel()
-        self._executor.shutdown(wait=True, cancel_futures=True)
-        for growing in self._growing.values():
-            growing.close()
-
-    def _fetch(self, layer: Descriptor) -> bool:
-        try:
-            return self._fetcher.fetch(layer, self._growing[layer.digest])
-        except BaseException as error:
-            for growing in self._growing.values():
-                growing.fail(error)
-            raise

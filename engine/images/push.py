@@ -10,25 +10,21 @@ fails or is cancelled its upload sessions are cancelled, and no tag has changed.
 from __future__ import annotations
 
 import logging
-import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import BinaryIO
 
 from engine.content.leases import Lease
-from engine.content.store import BlobWriter, ContentStore
-from engine.db import Database, Schema
+from engine.content.store import ContentStore
+from engine.db import Database
 from engine.digest import Digest, digest_bytes, short
-from engine.errors import BadReference, Corrupt, NotFound, RegistryError
-from engine.images.growing import Growing
+from engine.errors import BadReference, Corrupt, RegistryError
 from engine.images.linked import LinkedToken
 from engine.images.model import Image, ImageLayer
+from engine.images.push_sources import SCHEMA, PackedLayers, PackedSource, StoredSource
 from engine.images.reports import LayerReports
 from engine.images.store import ImageStore
-from engine.layers.compression import Compression, compressor, layer_media_type, open_any
+from engine.layers.compression import Compression, layer_media_type
 from engine.oci import media_types as mt
 from engine.oci.descriptor import Descriptor
 from engine.oci.manifest import parse_manifest
@@ -40,17 +36,11 @@ from engine.registry.uploads import Upload, has_blob
 
 logger = logging.getLogger(__name__)
 
+__all__ = ["SCHEMA", "Pushed", "Pusher"]
+
 AT_ONCE = 4  # uploads of one push
 _CHUNK = 1024 * 1024
 _UNPACKED = frozenset({mt.OCI_LAYER, mt.DOCKER_LAYER})
-
-SCHEMA = Schema(
-    "packed_layers",
-    (
-        """CREATE TABLE packed_layers (diff_id TEXT NOT NULL, kind TEXT NOT NULL, digest TEXT NOT NULL,
-            size INTEGER NOT NULL, PRIMARY KEY (diff_id, kind)) STRICT""",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -129,31 +119,6 @@ class Pusher:
         )
         paths = [row["repository"].removeprefix(f"{target.domain}/") for row in rows]
         return [path for path in paths if path != target.path]
-
-
-class PackedLayers:
-    """Which blob a layer became when it was packed for a push."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
-
-    def get(self, diff_id: Digest, kind: Compression) -> Descriptor | None:
-        query = "SELECT digest, size FROM packed_layers WHERE diff_id = ? AND kind = ?"
-        row = self._db.read().execute(query, (diff_id, kind)).fetchone()
-        return Descriptor(layer_media_type(kind), row["digest"], row["size"]) if row else None
-
-    def put(self, diff_id: Digest, kind: Compression, blob: Descriptor) -> None:
-        with self._db.transaction() as connection:
-            values = (diff_id, kind, blob.digest, blob.size)
-            connection.execute("INSERT OR REPLACE INTO packed_layers VALUES (?, ?, ?, ?)", values)
-
-    def digests(self) -> list[Digest]:
-        """Return the blobs of layers that some image still has; the others are forgotten."""
-        with self._db.transaction() as connection:
-            connection.execute(
-                "DELETE FROM packed_layers WHERE diff_id NOT IN (SELECT diff_id FROM image_layers)"
-            )
-            return [row["digest"] for row in connection.execute("SELECT digest FROM packed_layers")]
 
 
 class _Push:
@@ -281,7 +246,7 @@ class _Push:
     def _send_blob(self, blob: Descriptor, others: list[str], tell: Callable[[str, int], None]) -> None:
         if has_blob(self._client, self._target.path, blob.digest):
             return tell("exists", blob.size)
-        source = _StoredSource(self._content, blob)
+        source = StoredSource(self._content, blob)
         upload = Upload(self._client, self._target.path, source, lambda offset: tell("uploading", offset))
         try:
             mounted = upload.run(blob.digest if others else None, others[0] if others else "")
@@ -296,7 +261,7 @@ class _Push:
     def _pack_and_send(self, layer: ImageLayer, tell: Callable[[str, int], None]) -> Descriptor:
         kind = self._wanted_kind(layer)
         assert kind is not None
-        with _PackedSource(self._content, layer, kind, self._lease, self._cancel) as source:
+        with PackedSource(self._content, layer, kind, self._lease, self._cancel) as source:
             source.on_read = lambda offset: tell("uploading", offset)
             Upload(self._client, self._target.path, source, lambda offset: tell("uploading", offset)).run()
             digest, size = source.wait()
@@ -305,110 +270,3 @@ class _Push:
         self._packed.put(layer.diff_id, kind, blob)
         tell("done", size)
         return blob
-
-
-class _StoredSource:
-    """A blob of the content store as it goes to a registry."""
-
-    def __init__(self, content: ContentStore, blob: Descriptor) -> None:
-        self._content = content
-        self._blob = blob
-
-    @property
-    def size(self) -> int | None:
-        return self._blob.size
-
-    def open(self) -> BinaryIO:
-        try:
-            return self._content.open(self._blob.digest)
-        except NotFound as error:
-            raise NotFound(
-                f"blob {self._blob.digest} is not on this node", hint="pull or build the image again"
-            ) from error
-
-    def pieces(self, offset: int) -> Iterator[bytes]:
-        with self.open() as file:
-            file.seek(offset)
-            while chunk := file.read(_CHUNK):
-                yield chunk
-
-    def wait(self) -> tuple[Digest, int]:
-        return self._blob.digest, self._blob.size
-
-
-class _PackedSource:
-    """A layer that is packed by a thread while it goes to a registry. The end of the `with` block ends the thread."""
-
-    def __init__(
-        self, content: ContentStore, layer: ImageLayer, kind: Compression, lease: Lease, cancel: CancelToken
-    ) -> None:
-        self._content = content
-        self._layer = layer
-        self._kind = kind
-        self._lease = lease
-        self._cancel = LinkedToken(cancel)
-        self._growing = Growing(self._cancel.check)
-        self._blob: tuple[Digest, int] | None = None
-        self._thread = threading.Thread(target=self._pack, name="pack", daemon=True)
-        self.on_read: Callable[[int], None] = lambda offset: None
-
-    @property
-    def size(self) -> int | None:
-        return self._blob[1] if self._blob else None
-
-    def open(self) -> BinaryIO:
-        return self._content.open(self.wait()[0])
-
-    def pieces(self, offset: int) -> Iterator[bytes]:
-        reader = self._growing.reader()
-        try:
-            reader.offset = offset
-            while chunk := reader.read(_CHUNK):
-                yield chunk
-                self.on_read(reader.offset)
-        finally:
-            reader.close()
-
-    def wait(self) -> tuple[Digest, int]:
-        self._growing.settle()
-        assert self._blob is not None
-        return self._blob
-
-    def __enter__(self) -> _PackedSource:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._cancel.cancel()
-        self._thread.join()
-        self._growing.close()
-
-    def _pack(self) -> None:
-        try:
-            self._store()
-        except BaseException as error:  # raised where the bytes are read
-            self._growing.fail(error)
-
-    def _store(self) -> None:
-        # the key gives the writer's file a name, so that it can be read while it grows; nobody resumes it
-        key = f"pack {self._layer.diff_id} {self._kind} {os.getpid()} {threading.get_native_id()}"
-        with self._content.writer(resume_key=key) as writer, ExitStack() as undo:
-            undo.callback(writer.cut)
-            writer.restart()
-            self._growing.begin(self._content.ingest_path(key), 0)
-            self._fill(writer)
-            self._lease.add(writer.digest())
-            self._blob = writer.commit(sync=False)
-            undo.pop_all()
-        self._growing.finish()
-
-    def _fill(self, writer: BlobWriter) -> None:
-        packer = compressor(writer, self._kind)
-        with self._content.open(self._layer.descriptor.digest) as blob:
-            stream = open_any(blob)
-            while chunk := stream.read(_CHUNK):
-                self._cancel.check()
-                packer.write(chunk)
-                self._growing.grow(writer.offset)
-        packer.close()
-        self._growing.grow(writer.offset)

@@ -11,7 +11,8 @@ from engine.digest import Digest
 from engine.errors import RegistryError
 from engine.registry.client import RegistryClient, pull_scope
 from engine.registry.errors import BadContent
-from engine.registry.transport import Response, is_retryable
+from engine.registry.exchange import Response
+from engine.registry.transport import is_retryable
 
 logger = logging.getLogger(__name__)
 

@@ -25,9 +25,10 @@ from engine.reference import DEFAULT_DOMAIN
 from engine.registry.auth import Account, OnRealm, TokenCache
 from engine.registry.connection import Connections, NoTls
 from engine.registry.errors import BadContent, NotARegistry
+from engine.registry.exchange import Request, Response
 from engine.registry.retry import RetryPolicy, Timeouts
 from engine.registry.settings import HUB_HOST, Credentials, Origin, RegistrySettings, Trust, registry_origin
-from engine.registry.transport import Request, Response, Transport
+from engine.registry.transport import Transport
 from engine.registry.urls import checked_url, origin_of
 
 MANIFEST_LIMIT = 4 * 1024 * 1024

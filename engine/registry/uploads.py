@@ -19,7 +19,8 @@ from engine.digest import Digest
 from engine.errors import EngineError, ImageNotFound, RegistryError
 from engine.registry.client import RegistryClient, push_scope
 from engine.registry.errors import AccessRefused, BadContent
-from engine.registry.transport import Body, FileBody, Request, Response, is_retryable
+from engine.registry.exchange import Body, FileBody, Request, Response
+from engine.registry.transport import is_retryable
 from engine.registry.urls import checked_url
 
 logger = logging.getLogger(__name__)

@@ -154,7 +154,7 @@ def test_a_pull_that_waits_for_a_killed_one_takes_over(tmp_path: Path) -> None:
 
 PUSH_POINTS = [
     ("before the first session", "engine.registry.uploads:Upload._post", 0),
-    ("in the middle of a layer", "engine.registry.transport._send_some", 0),
+    ("in the middle of a layer", "engine.registry.exchange._send_some", 0),
     ("before a layer's end", "engine.registry.uploads:Upload._close", 0),
     ("between layers", "engine.registry.uploads:Upload._close", 1),
     ("before the manifest", "engine.registry.client:RegistryClient.put_manifest", 0),
