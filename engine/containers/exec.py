@@ -25,7 +25,7 @@ from engine.containers.model import Container, from_json, to_json
 from engine.containers.parts import Parts
 from engine.containers.policy import parse_security
 from engine.containers.sandbox import environment
-from engine.db import Schema
+from engine.db import Database, Schema
 from engine.errors import BadSpec, CommandFailed, ExecNotFound, WrongState
 from engine.linux.files import opened
 from engine.progress import CancelToken
@@ -256,11 +256,6 @@ class Execs:
                 settled.append(f"exec {record.id[:12]} has ended")
         return settled
 
-    def forget(self, container_id: str) -> None:
-        """Remove the records of a container that is removed."""
-        with self._parts.db.transaction() as connection:
-            connection.execute("DELETE FROM execs WHERE container_id = ?", (container_id,))
-
     def _claim(self, record: ExecRecord) -> ExecRecord:
         """Make the record a running one; only one caller ever can."""
         running = dataclasses.replace(record, status="running", started_at=time.time())
@@ -341,6 +336,12 @@ class Execs:
                 (SELECT id FROM execs WHERE status = 'exited' ORDER BY created_at DESC LIMIT ?)""",
             (_KEEP_ENDED,),
         )
+
+
+def forget(db: Database, container_id: str) -> None:
+    """Remove the records of a container that is removed."""
+    with db.transaction() as connection:
+        connection.execute("DELETE FROM execs WHERE container_id = ?", (container_id,))
 
 
 class _Collector:

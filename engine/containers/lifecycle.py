@@ -13,6 +13,7 @@ import time
 from contextlib import ExitStack, suppress
 
 from engine.containers import effective, names
+from engine.containers import exec as execs
 from engine.containers.effective import DEFAULT_STOP_TIMEOUT_S, Effective
 from engine.containers.launch import Launcher, endpoint_specs
 from engine.containers.model import Container, ContainerSpec, Endpoint, Health, MountPoint, MountSpec, Status
@@ -24,6 +25,7 @@ from engine.containers.verdict import Verdict, after_exit
 from engine.errors import (
     AlreadyExists,
     BadSpec,
+    CommandFailed,
     ContainerNotFound,
     EngineError,
     InUse,
@@ -205,14 +207,19 @@ class Lifecycle:
             raise WrongState(f"container {container.name!r} is {container.status} and cannot be started")
         try:
             started = self.launcher.launch(container, restarted=restarted)
-        except EngineError as error:
-            status = Status.CREATED if container.status is Status.CREATED else Status.EXITED
-            code = getattr(error, "status", 128) or 128
-            failed = dataclasses.replace(container, status=status, error=error.message, exit_code=code)
-            self._store.save(failed, "start_failed", error=error.message)
+        except (EngineError, OSError) as error:
+            self._note_failure(container, error)
             raise
         self._volumes_used(started)
         return started
+
+    def _note_failure(self, before: Container, error: EngineError | OSError) -> None:
+        """Keep in the record why a start failed; a container that never ran stays `created`."""
+        current = self._store.find(before.id) or before
+        status = Status.CREATED if before.status is Status.CREATED else Status.EXITED
+        code = error.status if isinstance(error, CommandFailed) else 128
+        failed = dataclasses.replace(current, status=status, pid=0, error=str(error), exit_code=code)
+        self._store.save(failed, "start_failed", error=str(error))
 
     def stop(
         self, ref: str, timeout_s: float | None = None, *, signal: str = "", cancel: CancelToken | None = None
@@ -442,6 +449,7 @@ class Lifecycle:
             (folder / "log").rename(kept / container.id)
         remove_tree(folder)
         parts.bundle(container.id).remove()
+        execs.forget(parts.db, container.id)
         self._store.delete(container, "destroy" if announce else "")
         if trash is not None:
             remove_tree(trash)

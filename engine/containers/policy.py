@@ -13,7 +13,7 @@ import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from engine.containers.model import ContainerSpec, Resources, Ulimit
+from engine.containers.model import ContainerSpec, Resources, RestartPolicy, Ulimit
 from engine.errors import BadSpec, Unsupported
 from engine.linux.cgroup import Cgroups, Mode
 from engine.runtime import capabilities
@@ -226,20 +226,24 @@ def _check_modes(spec: ContainerSpec) -> None:
         )
 
 
-def _check_lifetime(spec: ContainerSpec) -> None:
-    if spec.restart.name not in ("", "no", "on-failure", "always", "unless-stopped"):
+def check_restart(policy: RestartPolicy, *, auto_remove: bool = False) -> None:
+    """Refuse a restart policy that does not exist or contradicts the rest."""
+    if policy.name not in ("", "no", "on-failure", "always", "unless-stopped"):
         raise BadSpec(
-            f"unknown restart policy {spec.restart.name[:32]!r}",
-            hint="no, on-failure, always or unless-stopped",
+            f"unknown restart policy {policy.name[:32]!r}", hint="no, on-failure, always or unless-stopped"
         )
-    if spec.restart.maximum_retry_count and spec.restart.name != "on-failure":
+    if policy.maximum_retry_count and policy.name != "on-failure":
         raise BadSpec("a maximum retry count goes with the restart policy on-failure only")
-    if spec.restart.maximum_retry_count < 0:
+    if policy.maximum_retry_count < 0:
         raise BadSpec("the maximum retry count cannot be negative")
-    if spec.auto_remove and spec.restart.name not in ("", "no"):
+    if auto_remove and policy.name not in ("", "no"):
         raise BadSpec(
             "a container that is removed when it ends cannot be restarted", hint="choose one of the two"
         )
+
+
+def _check_lifetime(spec: ContainerSpec) -> None:
+    check_restart(spec.restart, auto_remove=spec.auto_remove)
     if spec.stop_signal:
         parse_signal(spec.stop_signal)
     if spec.stop_timeout_s is not None and spec.stop_timeout_s < -1:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.build.changes import apply_changes
 from engine.config import EngineConfig
+from engine.containers.exec import SCHEMA as EXECS_SCHEMA
 from engine.containers.manager import ContainerManager
 from engine.containers.model import Container, ContainerSpec
 from engine.containers.store import SCHEMA as CONTAINERS_SCHEMA
@@ -37,7 +39,15 @@ from engine.volumes.manager import VolumeManager
 from engine.volumes.records import SCHEMA as VOLUMES_SCHEMA
 from tests.support.busybox import make_tar
 
-SCHEMAS = (SNAPSHOTS_SCHEMA, IMAGES_SCHEMA, NETWORK_SCHEMA, VOLUMES_SCHEMA, SUBUID_SCHEMA, CONTAINERS_SCHEMA)
+SCHEMAS = (
+    SNAPSHOTS_SCHEMA,
+    IMAGES_SCHEMA,
+    NETWORK_SCHEMA,
+    VOLUMES_SCHEMA,
+    SUBUID_SCHEMA,
+    CONTAINERS_SCHEMA,
+    EXECS_SCHEMA,
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,14 @@ def open_node(config: EngineConfig) -> Node:
     snapshots = OverlaySnapshotter(config.data_root / "snapshots", db, LinuxMounts())
     images = ImageStore(db, content, snapshots)
     network, volumes = NetworkManager(config, db), VolumeManager(config, db)
-    containers = ContainerManager(config, db, images, network, volumes)
+    containers = ContainerManager(
+        config,
+        db,
+        images,
+        network,
+        volumes,
+        apply_changes=lambda found, texts: apply_changes(found, texts).config,
+    )
     images.users_of = containers.store.users_of_image
     return Node(config, db, content, images, network, volumes, containers)
 
