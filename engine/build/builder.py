@@ -33,6 +33,7 @@ from engine.build.sandboxes import Sandboxes
 from engine.build.services import Pull, Services
 from engine.build.shell import ShellSyntaxError
 from engine.build.solver import Build, Solver
+from engine.build.squash import squash
 from engine.build.state import HISTORY_COMMENT, StageState
 from engine.build.steps import StageSteps
 from engine.build.variables import PROXIES, global_scope, platform_arguments
@@ -127,6 +128,8 @@ class Builder:
         solver = Solver(build, steps.run)
         try:
             state = solver.solve()
+            if build.request.squash:
+                squash(build, state)
             image_id = self._add_image(build, state, tags)
         finally:
             self._remember(build)

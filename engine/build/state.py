@@ -58,6 +58,8 @@ class StageState:
     author: str = ""
     os_version: str = ""
     has_own_cmd: bool = False
+    base_layers: int = 0  # how many layers and lines of history are the base image's
+    base_history: int = 0
 
     @classmethod
     def of_image(cls, config: ImageConfig, layers: list[Layer]) -> StageState:
@@ -73,6 +75,8 @@ class StageState:
             last or config.created,
             config.author,
             config.os_version,
+            base_layers=len(layers),
+            base_history=len(config.history),
         )
 
     def fork(self) -> StageState:

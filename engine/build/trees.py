@@ -255,7 +255,10 @@ class Tree:
         attributes: Attributes = tuple(sorted(xattrs.read(fd, NO_SHIFT).items()))
         mode = stat.S_IMODE(info.st_mode)
         if not place and not self.keeps_owners:
-            mode, attributes = 0o755, ()  # how somebody's working folder is protected says nothing about the image
+            mode, attributes = (
+                0o755,
+                (),
+            )  # how somebody's working folder is protected says nothing about the image
         return Fact(target, place, "d", mode, uid, gid, 0, info.st_mtime_ns, attributes=attributes)
 
     def _fact(self, folder: int, name: str, place: str, target: str, info: os.stat_result) -> Iterator[Fact]:

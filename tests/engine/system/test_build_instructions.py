@@ -474,3 +474,16 @@ def test_a_wrong_tag_is_refused_before_the_build(node: BuildNode) -> None:
     with pytest.raises(InvalidInput):
         node.build(BASE + "RUN echo ran\n", tags=["Not A Tag"])
     assert node.told.lines("stdout") == []
+
+
+def test_squash_makes_one_layer_of_what_was_built(node: BuildNode) -> None:
+    text = (
+        BASE
+        + "RUN mkdir /d && echo 1 > /d/a && echo 2 > /d/b\nRUN rm /d/a /etc/group && chmod 700 /d\nCOPY f /d/\nRUN rm -r /home\n"
+    )
+    plain, squashed = node.build(text, files={"f": "3"}), node.build(text, files={"f": "3"}, squash=True)
+    assert node.tree(squashed) == node.tree(plain)
+    base = len(node.images.resolve("busybox:test").layers)
+    assert (len(node.image(plain).layers), len(node.image(squashed).layers)) == (base + 4, base + 1)
+    history = node.image(squashed).config.history
+    assert sum(not entry.empty_layer for entry in history) == base + 1
