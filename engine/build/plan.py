@@ -212,15 +212,22 @@ class Planner:
         return tuple(instruction.expression for instruction in body if isinstance(instruction, ins.OnBuild))
 
     def _platform_of(self, index: int) -> Platform:
-        if index not in self._platforms:
-            self._platforms[index] = self._find_platform(index)
+        """Return what a stage says, else what the stage below it has, else what the build is for."""
+        passed = []
+        while index not in self._platforms:
+            passed.append(index)
+            head, base = self._heads[index], self._named(self._heads[index].base, index)
+            if head.platform:
+                self._platforms[index] = self._parsed_platform(head)
+            elif base is None:
+                self._platforms[index] = self._platform
+            else:
+                index = base
+        for stage in passed:
+            self._platforms[stage] = self._platforms[index]
         return self._platforms[index]
 
-    def _find_platform(self, index: int) -> Platform:
-        head = self._heads[index]
-        if not head.platform:
-            base = self._named(head.base, index)
-            return self._platform if base is None else self._platform_of(base)
+    def _parsed_platform(self, head: ins.From) -> Platform:
         try:
             return parse_platform(head.platform)
         except InvalidInput as error:

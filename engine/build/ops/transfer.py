@@ -17,11 +17,13 @@ from typing import Any
 
 from engine.build import instructions as ins
 from engine.build.dockerignore import IgnoreMatcher
+from engine.build.gitref import parse_git_reference
 from engine.build.modes import parse_mode
 from engine.build.ops.archives import is_archive, unpack_into
 from engine.build.ops.place import Check, Ownership, Placement
+from engine.build.secrecy import without_credentials
 from engine.build.trees import Fact, Facts, Tree, has_wildcards
-from engine.errors import InvalidInput
+from engine.errors import InvalidInput, Unsupported
 from engine.runtime.users import resolve_user
 
 
@@ -87,10 +89,13 @@ def gather(instruction: ins.Transfer, given: Given) -> Job:
     excluded = IgnoreMatcher(instruction.excludes) if instruction.excludes else None
     if instruction.chmod:
         parse_mode(instruction.chmod)
+    if isinstance(instruction, ins.Add) and instruction.checksum and len(instruction.sources) != 1:
+        raise InvalidInput("checksum can't be specified for multiple sources")
     destination, into_folder = _destination(instruction.destination, given.workdir)
     parents = isinstance(instruction, ins.Copy) and instruction.parents
     job = Job([], destination, into_folder, instruction.chown, instruction.chmod, parents)
     for source in instruction.sources:
+        _check_source(instruction, source)
         if isinstance(instruction, ins.Add) and is_url(source):
             job.items.append(_downloaded(instruction, source, given))
         elif parents:
@@ -104,6 +109,22 @@ def gather(instruction: ins.Transfer, given: Given) -> Job:
         facts = list(given.inline.facts(file.name, file.name))
         job.items.append(Item(given.inline, facts, single=file.name))
     return job
+
+
+def _check_source(instruction: ins.Transfer, source: str) -> None:
+    """Refuse repositories, and addresses where none is expected (BU-07)."""
+    repository = parse_git_reference(source)
+    if repository is not None and not repository.local_looking:
+        if isinstance(instruction, ins.Copy):
+            raise InvalidInput("source can't be a git ref for COPY")
+        raise Unsupported(
+            f"ADD of a git repository is not supported: {without_credentials(source)}",
+            hint="clone it in a RUN of a build stage, or upload it as the context",
+        )
+    if isinstance(instruction, ins.Copy) and is_url(source):
+        raise InvalidInput("source can't be a URL for COPY", hint="use ADD")
+    if isinstance(instruction, ins.Add) and instruction.checksum and not is_url(source):
+        raise InvalidInput("checksum requires HTTP(S) sources")
 
 
 def is_url(source: str) -> bool:
