@@ -80,23 +80,18 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Run the block in one write transaction: committed at its end, rolled back if it raises. Do not nest."""
-        connection = self._connection()
-        with _translated():
+        with _translated(self._path.parent):
+            connection = self._connection()
             connection.execute("BEGIN IMMEDIATE")
-        before = connection.total_changes
-        self._local.appended = False
-        try:
-            if work := current_work.get():
-                work.check(connection)
-            yield connection
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        with _translated():
+            before = connection.total_changes
+            self._local.appended = False
             try:
+                if work := current_work.get():
+                    work.check(connection)
+                yield connection
                 connection.execute("COMMIT")
-            except sqlite3.Error:
-                if connection.in_transaction:
+            except BaseException:
+                if connection.in_transaction:  # SQLite ends it by itself when the disk is full
                     connection.execute("ROLLBACK")
                 raise
         if self._local.appended and connection.total_changes != before:
@@ -214,14 +209,20 @@ def _event(row: sqlite3.Row) -> Event:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(folder: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if "full" in str(error):
+        if "full" in str(error) or ("I/O error" in str(error) and _is_full(folder)):
             raise NoSpace(
                 "the disk of the engine's database is full", hint="free space, then try again"
             ) from error
         if "locked" in str(error) or "busy" in str(error):
             raise Unavailable("the engine's database is busy", hint="try again in a moment") from error
         raise
+
+
+def _is_full(folder: Path) -> bool:
+    """Tell whether a write that SQLite calls an I/O error failed for want of space (of its shared memory file)."""
+    state = os.statvfs(folder)
+    return state.f_bavail * state.f_frsize < 1024 * 1024 or not state.f_favail

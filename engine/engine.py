@@ -90,7 +90,7 @@ class Engine:
         config.make_folders()
         self.config = config
         self.db = Database(config.database, SCHEMAS, wake=config.wake_socket)
-        self.content = ContentStore(config.data_root / "content")
+        self.content = ContentStore(config.data_root / "content", config.run_root / "content")
         self.snapshots = OverlaySnapshotter(config.data_root / "snapshots", self.db, LinuxMounts())
         store = containers_store.ContainerStore(self.db)
         self.images = ImageStore(

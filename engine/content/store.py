@@ -48,9 +48,13 @@ class Blob(NamedTuple):
 
 
 class ContentStore:
-    """The blobs of one node. Safe for any number of threads and processes at once."""
+    """The blobs of one node. Safe for any number of threads and processes at once.
 
-    def __init__(self, root: Path) -> None:
+    `leases` is the folder of the leases; on a tmpfs they still work when the disk is full. All processes of a node must
+    name the same one.
+    """
+
+    def __init__(self, root: Path, leases: Path | None = None) -> None:
         self._root = root
         self._blobs = root / "blobs" / "sha256"
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -59,7 +63,7 @@ class ContentStore:
         self._quarantine = root / "quarantine"
         for folder in (self._blobs, self._recent, self._ingest, self._quarantine):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._leases = Leases(root)
+        self._leases = Leases(leases or root)
 
     @property
     def root(self) -> Path:

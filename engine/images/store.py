@@ -14,6 +14,7 @@ import builtins
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from engine.content.store import ContentStore
 from engine.db import Database
@@ -34,6 +35,7 @@ from engine.images.model import (
 )
 from engine.images.rows import SCHEMA
 from engine.images.unpack import Unpacker
+from engine.linux.reserve import Reserve
 from engine.oci import media_types
 from engine.oci.descriptor import Descriptor
 from engine.oci.image_config import parse_config
@@ -76,6 +78,7 @@ class ImageStore:
         self.roots: builtins.list[Roots] = []
         self._collector = Collector(db, content, snapshots, self.roots)
         self._unpacker = Unpacker(content, snapshots)
+        self._reserve = Reserve(content.root / "reserve")
 
     # finding ---------------------------------------------------------------------------------------------------
 
@@ -331,6 +334,9 @@ class ImageStore:
         By id an image with names in several repositories goes only by force. A container made from the image keeps it
         from being deleted unless forced, a running one always. Raises `InUse` with the reasons, `ImageNotFound`.
         """
+        return self._reserve.run(lambda: self._remove(text, force))
+
+    def _remove(self, text: str, force: bool) -> builtins.list[dict[str, str]]:
         with self.db.transaction() as connection:  # from the first look on: nobody tags or uses it in between
             image_id, reference = self._resolve(text)
             image = self.get(image_id)
@@ -400,11 +406,11 @@ class ImageStore:
         removed: builtins.list[dict[str, str]] = []
         for image in self.list():
             if created_at(image.created) <= limit and (match is None or match(image)):
-                removed += self._prune_one(image.id, dangling_only=mode == "dangling")
+                removed += self._reserve.run(partial(self._prune_one, image.id, mode == "dangling"))
         self.collect()
         return PruneResult(removed, max(0, before - self._collector.bytes()))
 
-    def _prune_one(self, image_id: Digest, *, dangling_only: bool) -> builtins.list[dict[str, str]]:
+    def _prune_one(self, image_id: Digest, dangling_only: bool) -> builtins.list[dict[str, str]]:
         with self.db.transaction() as connection:
             image = next(iter(rows.load(connection, [image_id])), None)
             if image is None or (dangling_only and not image.is_dangling) or self.users_of(image_id):
@@ -414,7 +420,7 @@ class ImageStore:
 
     def collect(self, min_age_s: float = 3600.0) -> int:
         """Free blobs and layers that nothing needs and that are older than `min_age_s`; return the bytes freed."""
-        return self._collector.collect(min_age_s).size
+        return self._reserve.run(lambda: self._collector.collect(min_age_s).size)
 
     # looking inside --------------------------------------------------------------------------------------------
 

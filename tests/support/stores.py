@@ -60,10 +60,11 @@ def open_stores(
     users_of: Callable[[str], list[str]] = nobody,
     running_users_of: Callable[[str], list[str]] = nobody,
     mounts: Mounts | None = None,
+    leases: Path | None = None,
 ) -> Stores:
     """Open (or make) the storage below `root`."""
     db = Database(root / "engine.db", [SNAPSHOTS_SCHEMA, IMAGES_SCHEMA])
-    content = ContentStore(root / "content")
+    content = ContentStore(root / "content", leases)
     snapshots = OverlaySnapshotter(root / "snapshots", db, mounts or LinuxMounts())
     return Stores(
         root, db, content, snapshots, ImageStore(db, content, snapshots, users_of, running_users_of)
