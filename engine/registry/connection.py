@@ -22,7 +22,7 @@ from typing import Any
 
 from engine.errors import Cancelled
 from engine.progress import CancelToken
-from engine.registry.errors import Interrupted, Untrusted
+from engine.registry.errors import Interrupted, Refused, UnknownHost, Untrusted
 from engine.registry.retry import Timeouts
 from engine.registry.settings import Origin, Trust, default_port
 
@@ -181,10 +181,9 @@ class Connections:
                 return sock
         if last is None:
             raise Untrusted(reason, hint="an administrator can allow it by entering this registry")
-        raise Interrupted(
-            f"cannot connect to {origin.netloc}: {last.strerror or last}",
-            hint="check the registry's name and port",
-        ) from last
+        kind = Refused if last.errno == errno.ECONNREFUSED else Interrupted
+        hint = "check the registry's name and port"
+        raise kind(f"cannot connect to {origin.netloc}: {last.strerror or last}", hint=hint) from last
 
     def _connect_to(self, sock: socket.socket, address: Any) -> None:  # an address as its family has it
         """Connect within the timeout, looking at `cancel` in between."""
@@ -221,9 +220,10 @@ class Connections:
                 thread.join(0.1)
             self._cancel.check()
         if isinstance(result[0], OSError):
-            raise Interrupted(
-                f"no address for the registry {origin.host}", hint="check its name for a typing error"
-            ) from result[0]
+            for_good = result[0].errno in (socket.EAI_NONAME, socket.EAI_NODATA)
+            kind = UnknownHost if for_good else Interrupted
+            hint = "check its name for a typing error"
+            raise kind(f"no address for the registry {origin.host}", hint=hint) from result[0]
         return [(entry[0], entry[4]) for entry in result[0]]
 
     def _secure(self, sock: socket.socket, origin: Origin) -> socket.socket:

@@ -57,6 +57,18 @@ class Interrupted(RegistryError):
     code = "registry_interrupted"
 
 
+class Refused(Interrupted):
+    """Nobody listens at the registry's port: that is worth one more try, not a long wait."""
+
+    code = "registry_refused"
+
+
+class UnknownHost(RegistryError):
+    """The registry's name has no address."""
+
+    code = "registry_unknown_host"
+
+
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """Return `text` fit for people and logs: one line, cut, without `secrets` and what looks like one."""
     for secret in sorted(filter(None, secrets), key=len, reverse=True):

@@ -15,7 +15,7 @@ from engine.errors import Cancelled, EngineError, RegistryError
 from engine.progress import CancelToken
 from engine.registry.auth import Account, Authenticator
 from engine.registry.connection import Connection, Connections
-from engine.registry.errors import BadContent, Interrupted, NotARegistry, Untrusted, error_of
+from engine.registry.errors import BadContent, Interrupted, NotARegistry, Refused, Untrusted, error_of
 from engine.registry.exchange import ERROR_BODY_LIMIT, Body, FileBody, Request, Response, send_body
 from engine.registry.retry import RETRYABLE_STATUS, RetryPolicy, retry_after_s
 from engine.registry.urls import checked_url, origin_of
@@ -46,7 +46,8 @@ class Transport:
             try:
                 return self._checked(request, self._authorised(request))
             except RegistryError as error:
-                if attempt == attempts or not is_retryable(error) or not _is_repeatable(request.body):
+                last = attempt == attempts or (isinstance(error, Refused) and attempt > 1)
+                if last or not is_retryable(error) or not _is_repeatable(request.body):
                     raise
                 self.pause(error, attempt)
         raise AssertionError("unreachable")
