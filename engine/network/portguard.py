@@ -3,7 +3,7 @@
 A packet filter on the host's end of the container's interface passes only frames with the container's own hardware and
 network addresses. It drops: other senders' addresses, forged ARP and neighbour answers, router advertisements and
 redirects, a DHCP server's answers, every protocol but IPv4, ARP and (on an IPv6 network) IPv6, and packets to
-127.0.0.0/8. It lives with the interface: a flushed firewall does not open it, and nothing is left to clean up.
+127.0.0.0/8. So a container may keep NET_RAW, which ping and others want: what it forges does not leave its port. The guard lives with the interface: a flushed firewall does not open it, and nothing is left to clean up.
 Sources: tc-bpf(8), RFC 826 (ARP), RFC 4861 (neighbour discovery), RFC 4291 appendix A (interface identifiers).
 """
 

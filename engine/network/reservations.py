@@ -21,7 +21,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from engine.containers.model import PortBinding, PortSpec
-from engine.errors import AlreadyExists, BadSpec, Denied, NoSpace
+from engine.errors import AlreadyExists, BadSpec, Denied, NoSpace, Unsupported
 from engine.network.store import insert_ports, select_port_holders, select_ports
 
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -51,7 +51,7 @@ def reserve(
     """Reserve the ports for a container in the running transaction; what it already holds stays as it is.
 
     Raises `AlreadyExists` saying who uses a port, `Denied` for a port that policy keeps, `BadSpec` for an address that
-    is not this host's, `NoSpace` when no port of a range is free.
+    is not this host's, `NoSpace` when no port of a range is free, `Unsupported` for `::1`.
     """
     if mine := select_ports(connection, container_id):
         return [row.binding for row in mine]
@@ -141,6 +141,11 @@ def _claim(
     connection: sqlite3.Connection, binding: PortBinding, chosen: list[PortBinding], policy: PortPolicy
 ) -> None:
     """Raise if the port cannot be had."""
+    if binding.host_ip == "::1":
+        raise Unsupported(
+            "a port cannot be published on ::1: Linux gives no way from there to a container",
+            hint="publish on 127.0.0.1, or on another IPv6 address of this machine",
+        )
     if binding.host_port in policy.denied:
         raise Denied(
             f"host port {binding.host_port} is kept for this machine", hint="choose another host port"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +18,9 @@ from engine.containers.model import PortSpec
 from engine.db import Database
 from engine.linux import links
 from engine.linux.netlink import NETLINK_ROUTE, Netlink
-from engine.network import SCHEMA, NetworkManager, NetworkSpec
+from engine.network import SCHEMA, NetworkManager, NetworkSpec, interfaces
 from engine.network.guard import FirewallGuard
+from engine.network.interfaces import remove_netns
 from tests.support.netlab import MACHINE, NEIGHBOUR, FakeContainer, Lab, ask, container, lab
 
 pytestmark = pytest.mark.root
@@ -54,8 +57,8 @@ def nft(*words: str) -> str:
     return subprocess.run(["nft", *words], check=True, capture_output=True, text=True).stdout
 
 
-def iptables(*words: str) -> str:
-    return subprocess.run(["iptables", *words], check=True, capture_output=True, text=True).stdout
+def iptables(tool: str, *words: str) -> str:
+    return subprocess.run([tool, *words], check=True, capture_output=True, text=True).stdout
 
 
 def test_restore_brings_everything_back_after_a_flush(manager: NetworkManager, machine: Lab, new) -> None:
@@ -164,18 +167,20 @@ def test_check_names_what_does_not_match(manager: NetworkManager, new) -> None:
     assert manager.restore() != []
 
 
-@pytest.mark.skipif(which("iptables") is None, reason="iptables is not installed")
+@pytest.mark.parametrize("tool", ["iptables", "iptables-legacy"])
 @pytest.mark.parametrize("with_docker", [True, False])
 def test_works_beside_a_firewall_that_drops_by_default(
-    manager: NetworkManager, machine: Lab, new, with_docker: bool
+    manager: NetworkManager, machine: Lab, new, tool: str, with_docker: bool
 ) -> None:
     """As Docker (its own chain for others' rules) and ufw leave the shared chains behind."""
-    iptables("-P", "FORWARD", "DROP")
-    iptables("-P", "INPUT", "DROP")
+    if which(tool) is None:
+        pytest.skip(f"{tool} is not installed")
+    iptables(tool, "-P", "FORWARD", "DROP")
+    iptables(tool, "-P", "INPUT", "DROP")
     if with_docker:
-        iptables("-N", "DOCKER-USER")
-        iptables("-A", "DOCKER-USER", "-j", "RETURN")
-        iptables("-A", "FORWARD", "-j", "DOCKER-USER")
+        iptables(tool, "-N", "DOCKER-USER")
+        iptables(tool, "-A", "DOCKER-USER", "-j", "RETURN")
+        iptables(tool, "-A", "FORWARD", "-j", "DOCKER-USER")
     machine.serve(machine.neighbour, 80)
     web = new(ports=[PortSpec(80, host_ip="0.0.0.0", host_port=8080)])
     machine.serve(web.netns, 80)
@@ -184,11 +189,11 @@ def test_works_beside_a_firewall_that_drops_by_default(
     assert web.ask(NEIGHBOUR, 80) == f"hello {MACHINE}"
     assert machine.on_neighbour(lambda: ask(MACHINE, 8080)) == f"hello {NEIGHBOUR}"
     assert web.ask(web.endpoint.gateway, 5432) == "refused"
-    listed = iptables("-S")
+    listed = iptables(tool, "-S")
     manager.restore()
-    assert iptables("-S") == listed
+    assert iptables(tool, "-S") == listed
     manager.dismantle()
-    assert manager.table_name not in iptables("-S")
+    assert manager.table_name not in iptables(tool, "-S")
 
 
 def test_firewall_that_cannot_be_opened_is_named(manager: NetworkManager) -> None:
@@ -197,6 +202,54 @@ def test_firewall_that_cannot_be_opened_is_named(manager: NetworkManager) -> Non
     found = [text for text in manager.check([]) if "another firewall" in text]
     assert len(found) == 1
     assert "inet strict f" in found[0]
+
+
+@pytest.mark.parametrize(
+    "point", ["hold", "allocate", "veth", "alias", "guard", "record", "publish", "release"]
+)
+def test_killed_at_any_point_leaves_nothing_that_sweep_does_not_find(
+    manager: NetworkManager, machine: Lab, tmp_path: Path, point: str
+) -> None:
+    """F-04, F-28: the worker is killed in the middle; the next one finds and removes it all, and the port is free."""
+    child = os.fork()
+    if child == 0:
+        _die_at(manager, tmp_path, point)
+    os.waitpid(child, 0)
+    remove_netns(tmp_path / "half")
+    manager.sweep([])
+    assert manager.check([]) == []
+    with Netlink(NETLINK_ROUTE) as route:
+        own = [link for link in links.list_links(route) if link.name.startswith("wv")]
+    assert own == []
+    assert manager.hold("f" * 64, [PortSpec(80, host_port=8080)])
+
+
+def _die_at(manager: NetworkManager, folder: Path, point: str) -> None:
+    """Go through a container's start and end, and be killed at `point`."""
+    die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+    if point == "alias":
+        links.set_alias = die
+    elif point == "guard":
+        manager._members._guard = die
+    elif point == "record":
+        manager._members._record = die
+    identity = "e" * 64
+    bindings = manager.hold(identity, [PortSpec(80, host_port=8080)])
+    if point == "hold":
+        die()
+    manager.make_netns(folder / "half")
+    endpoint = manager.allocate("bridge", identity, name="half")
+    if point == "allocate":
+        die()
+    if point == "veth":
+        interfaces._configure = die
+    endpoint = manager.attach(folder / "half", identity, endpoint)
+    manager.publish(identity, endpoint, bindings)
+    if point == "publish":
+        die()
+    manager._networks.announce = die
+    manager.release(identity)
+    die()
 
 
 def test_restart_of_the_engine_changes_nothing(
