@@ -3,6 +3,7 @@
 const WAITS_S = [0.3, 1, 2, 4, 8, 15];
 const LOGIN_ENDED = 4401;
 const REFUSED = [4403, 4404];
+const NODE_GONE = 4500;
 
 export class Socket {
   /**
@@ -45,7 +46,8 @@ export class Socket {
     }
     const wait = WAITS_S[Math.min(this.tries, WAITS_S.length - 1)] * (0.8 + Math.random() * 0.4);
     this.tries += 1;
-    this.onState(this.tries > WAITS_S.length ? "lost" : "reconnecting", { wait, code, reason });
+    const words = code === NODE_GONE ? "The node does not answer; trying again" : reason;
+    this.onState(this.tries > WAITS_S.length ? "lost" : "reconnecting", { wait, code, reason: words });
     this.timer = setTimeout(() => this.open(), wait * 1000);
   }
 

@@ -72,6 +72,9 @@ class Site:
         return str(self.facts["containers"][name][:12])
 
     def close(self) -> None:
+        """End the site; a second time does nothing."""
+        if self._process.returncode is not None:
+            return
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -95,7 +98,7 @@ def site(bundles: None) -> Iterator[Site]:
     site.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def empty_site(bundles: None) -> Iterator[Site]:
     site = Site("--empty")
     yield site
@@ -144,7 +147,7 @@ def watch(page: Page) -> list[str]:
     problems: list[str] = []
 
     def said(message: Any) -> None:
-        if message.type == "error" and not any(known in message.text for known in ("WebSocket", "status of 4", "status of 5")):
+        if message.type == "error" and not any(known in message.text for known in ("WebSocket", "status of 4", "status of 5", "ERR_NETWORK_CHANGED")):
             problems.append(message.text)
 
     page.on("console", said)

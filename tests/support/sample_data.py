@@ -21,6 +21,7 @@ from webapp.audit.models import Face, Outcome, Recording
 from webapp.builds.models import Build
 from webapp.containers import records as container_records
 from webapp.containers.models import Container
+from webapp.core.sealing import seal
 from webapp.images import records as image_records
 from webapp.networks import records as network_records
 from webapp.nodes.models import Event, Node
@@ -515,14 +516,14 @@ def _registries(people: dict[str, User]) -> None:
     Registry.objects.create(
         host="docker.io",
         username="leafy-team",
-        sealed_secret=b"sealed",
+        sealed_secret=seal({"secret": "made up"}),
         created_by=people["admin"],
         used_at=_ago(hours=3),
     )
     Registry.objects.create(
         host="127.0.0.1:5000",
         username="pusher",
-        sealed_secret=b"sealed",
+        sealed_secret=seal({"secret": "made up"}),
         insecure=True,
         created_by=people["admin"],
         used_at=_ago(minutes=9),

@@ -134,7 +134,13 @@ def change(container: str, changes: dict[str, Any]) -> str:
     record = row.record | changes | {"generation": row.generation + 1}
     records.apply(row.node, record)
     attributes = {"name": container}
-    data = {"type": "container", "action": record["status"], "subject": row.pk, "node": row.node.name, "attributes": attributes}
+    data = {
+        "type": "container",
+        "action": record["status"],
+        "subject": row.pk,
+        "node": row.node.name,
+        "attributes": attributes,
+    }
     wake.publish([wake.Note(wake.EVENTS, data)])
     return str(row.pk)
 
@@ -157,7 +163,9 @@ def sent() -> list[list[Any]]:
 
     from webapp.operations.sender import RecordingSender
 
-    return [[operation, type(contract).KIND, asdict(contract)] for operation, _, contract in RecordingSender.sent]
+    return [
+        [operation, type(contract).KIND, asdict(contract)] for operation, _, contract in RecordingSender.sent
+    ]
 
 
 def answer(kind: str, result: Any) -> str:
