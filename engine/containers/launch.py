@@ -12,7 +12,7 @@ import dataclasses
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from engine.containers.model import Container, Endpoint, EndpointSpec, Health, PortBinding, PortSpec, Status
@@ -79,6 +79,7 @@ class Launcher:
             all_of.callback(parts.roots.remove, container_id)
             all_of.callback(self._unmount_root, container, private)
             all_of.callback(bundle.remove)
+            all_of.callback(_remove_empty, bundle.userns.parent)
             all_of.callback(unpin, bundle.userns, mounts=parts.mounts)
             all_of.callback(unpin, bundle.netns, mounts=parts.mounts)
             all_of.callback(parts.runtime.forget, container_id)
@@ -257,6 +258,11 @@ def endpoint_specs(container: Container) -> list[EndpointSpec]:
     if spec.mac_address and not main.mac_address:
         main = dataclasses.replace(main, mac_address=spec.mac_address)
     return [main, *named.values()]
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        folder.rmdir()
 
 
 def _idle(container: Container) -> list[Endpoint]:

@@ -194,29 +194,37 @@ class Cgroups:
                 (folder / "freezer.state").write_text("THAWED")
 
     def _freeze_v1(self, folder: Path, frozen: bool, timeout_s: float) -> None:
-        wanted = "FROZEN" if frozen else "THAWED"
+        """Freeze or thaw with version 1. Freezing may stay half done while processes fork: letting go and trying again helps.
 
-        def reached() -> bool:
-            # freezing may stay half done while processes fork: writing again moves it on (freezer-subsystem.rst)
-            (folder / "freezer.state").write_text(wanted)
-            return (folder / "freezer.state").read_text().strip() == wanted
-
-        try:
-            _await(reached, folder.name, timeout_s)
-        except Unavailable:
-            (folder / "freezer.state").write_text("THAWED")
-            raise
+        (Linux, cgroup-v1/freezer-subsystem.rst; runc does the same.)
+        """
+        state, wanted = folder / "freezer.state", "FROZEN" if frozen else "THAWED"
+        deadline, turn = time.monotonic() + timeout_s, 0
+        state.write_text(wanted)
+        while state.read_text().strip() != wanted:
+            turn += 1
+            if time.monotonic() > deadline:
+                state.write_text("THAWED")
+                raise _not_frozen(folder.name, timeout_s)
+            if turn % 20 == 0:
+                state.write_text("THAWED")
+                time.sleep(0.002)
+            state.write_text(wanted)
+            time.sleep(0.0005)
 
 
 def _await(condition: Callable[[], bool], group: str, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
-            raise Unavailable(
-                f"{group} did not freeze or thaw within {timeout_s:g} s",
-                hint="a process may wait for a device",
-            )
+            raise _not_frozen(group, timeout_s)
         time.sleep(0.001)
+
+
+def _not_frozen(group: str, timeout_s: float) -> Unavailable:
+    return Unavailable(
+        f"{group} did not freeze or thaw within {timeout_s:g} s", hint="a process may wait for a device"
+    )
 
 
 def _tree(folder: Path) -> Iterator[Path]:
