@@ -96,7 +96,7 @@ class Table:
     def load(self, body: str) -> None:
         """Replace the whole table by `body` (sets, maps and chains) in one transaction."""
         text = f"table inet {self.name} {{}}\ndelete table inet {self.name}\ntable inet {self.name} {{\n{body}\n}}\n"
-        run(["nft", "-f", "-"], stdin=text.encode())
+        run(["nft", "-f", "-"], stdin=text.encode(), timeout_s=10.0)
 
     def remove(self) -> None:
         """Remove the table; one that is not there counts as removed."""

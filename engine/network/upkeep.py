@@ -7,6 +7,7 @@ nftables table by its name, rules in shared chains by their comment.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Iterable
 
 from engine.config import EngineConfig
@@ -25,6 +26,8 @@ from engine.network.publishing import Publisher
 from engine.network.store import select_endpoints, select_networks
 
 logger = logging.getLogger(__name__)
+
+_SETTLE_S = 2.0
 
 
 class Upkeep:
@@ -87,7 +90,7 @@ class Upkeep:
             have = self._firewall.own_routing(route)
             found += [f"routing rule missing: {links.rule_text(rule)}" for rule in wanted if rule not in have]
             found += self._endpoint_faults(route, containers)
-            found += [f"left over: interface {link.name}" for link in self._stray_links(route)]
+            found += [f"left over: interface {link.name}" for link in self._settled_strays(route)]
         if not self._firewall.table.exists():
             found.append(f"the table {self._firewall.table.name} is missing")
         elif missing := self._firewall.missing(self._elements(networks)):
@@ -116,7 +119,7 @@ class Upkeep:
         networks = select_networks(self._db.read())
         with Netlink(NETLINK_ROUTE) as route:
             for link in self._stray_links(route):
-                route.request(links.remove(link.index))
+                bridges.remove_link(route, link)
                 swept.append(f"interface {link.name}")
             wanted = self._firewall.routing(networks)
             for rule in self._firewall.own_routing(route):
@@ -175,6 +178,13 @@ class Upkeep:
         strays = [link for link in bridges.own_links(route, self._instance) if link.name not in known]
         unmarked = bridges.unmarked_links(route, self._instance)
         return [*strays, *(link for link in unmarked if link.name not in known)]
+
+    def _settled_strays(self, route: Netlink) -> list[links.Link]:
+        """As `_stray_links`, but the kernel gets time for those of containers that have just ended."""
+        deadline = time.monotonic() + _SETTLE_S
+        while (strays := self._stray_links(route)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return strays
 
     def _missing_settings(self, networks: Iterable[Network]) -> list[str]:
         wanted = ["ipv4/ip_forward"]
