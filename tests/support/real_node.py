@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class RealNode:
     engine: Engine
     _seen: int = 0
     _events: list[Event] = field(default_factory=list)
+    _sent: dict[str, Contract] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -57,15 +59,29 @@ class RealNode:
             self._seen = more[-1].seq
         return self._events
 
-    def send(self, contract: Contract, operation: str = "") -> str:
+    def send(self, contract: Contract, operation: str = "", *, fence: int = 1) -> str:
         operation = operation or names.new_id()
-        client.submit(contract, self.name, operation)
+        client.submit(contract, self.name, operation, fence=fence)
+        self._sent[operation] = contract
         return operation
 
     def outcome(self, operation: str, timeout_s: float = 60) -> dict[str, Any]:
-        """Return the attributes of the operation's last event once it has ended."""
-        found = wait_for(lambda: self._final(operation), f"the end of {operation}", timeout_s)
-        return found.attributes
+        """Return the attributes of the operation's last event once it has ended.
+
+        What the node has not heard of after some seconds is sent again, as the web site's reaper does: a worker that is
+        killed between taking a task off Redis and noting it as taken loses it.
+        """
+        patience = time.monotonic() + 5
+
+        def ended() -> Event | None:
+            nonlocal patience
+            self.events()
+            if time.monotonic() > patience and not any(e.subject == operation for e in self._events):
+                patience = float("inf")
+                self.send(self._sent[operation], operation, fence=2)
+            return self._final(operation)
+
+        return wait_for(ended, f"the end of {operation}", timeout_s).attributes
 
     def do(self, contract: Contract, timeout_s: float = 60) -> dict[str, Any]:
         """Send work, wait for it, and return its result."""

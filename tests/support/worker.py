@@ -163,6 +163,10 @@ def running_node(
         for name in names:
             processes.start(name)
         yield processes
+    except BaseException:
+        for path in sorted(node.home.glob("*.log")):
+            print(f"--- {path.name}\n{path.read_text()[-3000:]}")
+        raise
     finally:
         processes.stop()
         if not keep_run_root:

@@ -92,7 +92,7 @@ def test_the_agent_dies_and_nothing_of_the_containers_is_lost(site: RealNode) ->
         assert [int(line) for line in lines] == list(range(1, len(lines) + 1))
 
 
-@pytest.mark.parametrize("turn", range(6))
+@pytest.mark.parametrize("turn", range(8))
 def test_a_worker_killed_while_it_starts_a_container(site: RealNode, turn: int) -> None:
     """F-04: the container is fully there in the end, and there is one of everything."""
     before = {
