@@ -144,7 +144,7 @@ def events(engine: Engine, options: argparse.Namespace) -> int:
 def check(engine: Engine, options: argparse.Namespace) -> int:
     findings = engine.check(deep=options.deep)
     for finding in findings:
-        print(finding)
+        print(f"{finding.kind}: {finding.detail}")
     return 1 if findings else 0
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,17 +25,22 @@ from engine.build.request import BuildRequest, BuildResult
 from engine.config import EngineConfig
 from engine.containers import exec as containers_exec
 from engine.containers import store as containers_store
+from engine.containers.archive import PathStat
 from engine.containers.exec import ExecRecord, ExecResult, Execs, ExecSpec
-from engine.containers.lifecycle import Lifecycle
-from engine.containers.model import Container, ContainerSpec, Status
+from engine.containers.manager import ContainerManager
+from engine.containers.model import Container, ContainerSpec, EndpointSpec, RestartPolicy
 from engine.containers.parts import Parts
+from engine.containers.processes import Processes
+from engine.containers.supervise import Supervisor
+from engine.containers.timeline import Moment
 from engine.content.store import ContentStore
 from engine.db import Database
-from engine.errors import NotFound, RegistryError, WrongState
+from engine.errors import RegistryError, WrongState
 from engine.events import Event
 from engine.images import archive
 from engine.images import push as images_push
 from engine.images import rows as images_rows
+from engine.images.check import Finding
 from engine.images.model import HistoryEntry, Image, LayerFile, LayerInfo
 from engine.images.platforms import parse_platform
 from engine.images.pull import Puller
@@ -44,6 +48,7 @@ from engine.images.push import Pushed, Pusher
 from engine.images.search import Searcher, SearchResult, search_local, split_term
 from engine.images.store import ImageStore
 from engine.layers.compression import Compression
+from engine.layers.diff import Change
 from engine.linux import userns
 from engine.linux.mount import LinuxMounts
 from engine.network import NetworkManager
@@ -58,10 +63,11 @@ from engine.registry import realms
 from engine.registry.client import Registries
 from engine.registry.settings import RegistrySettings
 from engine.runtime.exec_session import ExecSession
-from engine.runtime.log_reader import Entry, Gap, LogQuery, LogReader
+from engine.runtime.log_reader import Entry, Gap, LogQuery
 from engine.runtime.logs import LogFiles
+from engine.runtime.stats import Stats
 from engine.runtime.step import StepRunner
-from engine.runtime.streams import AttachPump, check_size
+from engine.runtime.streams import AttachPump
 from engine.snapshots import overlay
 from engine.snapshots.overlay import OverlaySnapshotter
 from engine.volumes import Volume, VolumeManager
@@ -114,12 +120,25 @@ class Engine:
         return Parts.open(self.config, self.db, self.images, self.network, self.volumes)
 
     @cached_property
-    def lifecycle(self) -> Lifecycle:
-        return Lifecycle(self.parts)
+    def containers(self) -> ContainerManager:
+        return ContainerManager(
+            self.config,
+            self.db,
+            self.images,
+            self.network,
+            self.volumes,
+            apply_changes=lambda config, changes: apply_changes(config, changes).config,
+            parts=self.parts,
+        )
 
-    @cached_property
+    @property
     def execs(self) -> Execs:
-        return Execs(self.parts)
+        return self.containers.execs
+
+    @property
+    def supervisor(self) -> Supervisor:
+        """Restarts and health checks; run by one process of the node, the agent."""
+        return self.containers.supervisor
 
     @cached_property
     def steps(self) -> StepRunner:
@@ -343,10 +362,10 @@ class Engine:
             self.pull(
                 reference=spec.image, platform=platform, registries=registries, report=report, cancel=cancel
             )
-        return self.lifecycle.create(spec, container_id=id, report=report, cancel=cancel)
+        return self.containers.create(spec, id=id, report=report, cancel=cancel)
 
     def start(self, *, container: str) -> Container:
-        return self.lifecycle.start(container)
+        return self.containers.start(container)
 
     def stop(
         self,
@@ -356,7 +375,7 @@ class Engine:
         signal: str = "",
         cancel: CancelToken | None = None,
     ) -> Container:
-        return self.lifecycle.stop(container, timeout_s, signal=signal, cancel=cancel)
+        return self.containers.stop(container, timeout_s, signal=signal, cancel=cancel)
 
     def restart(
         self,
@@ -366,19 +385,19 @@ class Engine:
         signal: str = "",
         cancel: CancelToken | None = None,
     ) -> Container:
-        return self.lifecycle.restart(container, timeout_s, signal=signal, cancel=cancel)
+        return self.containers.restart(container, timeout_s, signal=signal, cancel=cancel)
 
     def kill(self, *, container: str, signal: str = "SIGKILL") -> Container:
-        return self.lifecycle.kill(container, signal)
+        return self.containers.kill(container, signal)
 
     def pause(self, *, container: str) -> Container:
-        return self.lifecycle.pause(container)
+        return self.containers.pause(container)
 
     def unpause(self, *, container: str) -> Container:
-        return self.lifecycle.unpause(container)
+        return self.containers.unpause(container)
 
     def rename(self, *, container: str, name: str) -> Container:
-        return self.lifecycle.rename(container, name)
+        return self.containers.rename(container, name)
 
     def wait(
         self,
@@ -388,10 +407,10 @@ class Engine:
         timeout_s: float | None = None,
         cancel: CancelToken | None = None,
     ) -> Container:
-        return self.lifecycle.wait(container, condition, timeout_s=timeout_s, cancel=cancel)
+        return self.containers.wait(container, condition, timeout_s=timeout_s, cancel=cancel)
 
     def remove(self, *, container: str, force: bool = False, volumes: bool = False) -> str:
-        return self.lifecycle.remove(container, force=force, volumes=volumes)
+        return self.containers.remove(container, force=force, volumes=volumes)
 
     def container_get(self, *, ref: str) -> Container:
         return self.parts.store.get(ref)
@@ -401,9 +420,69 @@ class Engine:
 
     def logs(self, *, container: str, query: LogQuery | None = None) -> Iterator[list[Entry | Gap]]:
         """Yield a container's log lines in lists; with `query.follow` until it has ended."""
-        found = self.parts.store.get(container)
-        reader = LogReader(self.parts.log_files(found))
-        return reader.entries(query or LogQuery(), alive=lambda: self._is_alive(found.id))
+        return self.containers.logs(container, query)
+
+    def update(
+        self, *, container: str, resources: dict[str, Any] | None = None, restart: RestartPolicy | None = None
+    ) -> Container:
+        """Change limits and the restart policy, also of a running container."""
+        return self.containers.update(container, resources, restart)
+
+    def commit(
+        self,
+        *,
+        container: str,
+        reference: str = "",
+        message: str = "",
+        author: str = "",
+        changes: Sequence[str] = (),
+        pause: bool = True,
+    ) -> Image:
+        """Make an image of what a container is now."""
+        return self.containers.committer.commit(
+            container, reference, message=message, author=author, changes=list(changes), pause=pause
+        )
+
+    def top(self, *, container: str, ps_args: str = "-ef") -> Processes:
+        return self.containers.top(container, ps_args)
+
+    def stats(self, *, container: str) -> Stats:
+        return self.containers.stats(container)
+
+    def timeline(self, *, container: str, limit: int = 200) -> list[Moment]:
+        return self.containers.timeline(container, limit)
+
+    def changes(self, *, container: str) -> list[Change]:
+        return self.containers.archive.changes(container)
+
+    def archive_stat(self, *, container: str, path: str) -> PathStat:
+        return self.containers.archive.stat(container, path)
+
+    def archive_get(self, *, container: str, path: str, out: BinaryIO) -> None:
+        self.containers.archive.get(container, path, out)
+
+    def archive_put(
+        self,
+        *,
+        container: str,
+        path: str,
+        source: BinaryIO,
+        no_overwrite_dir_non_dir: bool = False,
+        copy_uid_gid: bool = False,
+    ) -> None:
+        self.containers.archive.put(
+            container,
+            path,
+            source,
+            no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
+            copy_uid_gid=copy_uid_gid,
+        )
+
+    def list_files(self, *, container: str, path: str) -> list[PathStat]:
+        return self.containers.archive.list_files(container, path)
+
+    def export(self, *, container: str, out: BinaryIO) -> None:
+        self.containers.archive.export(container, out)
 
     def _is_alive(self, container_id: str) -> bool:
         found = self.parts.store.find(container_id)
@@ -416,17 +495,11 @@ class Engine:
 
     def attach(self, *, container: str) -> AttachPump:
         """Return a connection to a container's input and output; the caller closes it."""
-        found = self.parts.store.get(container)
-        if not found.status.is_alive():
-            raise WrongState(f"container {found.name!r} is not running", hint="start it first")
-        return AttachPump(self.parts.bundle(found.id).attach_socket)
+        return self.containers.attach(container)
 
     def resize(self, *, container: str, rows: int, columns: int) -> None:
         """Tell the size of a container's terminal."""
-        found = self.parts.store.get(container)
-        rows, columns = check_size(rows, columns)
-        if found.spec.tty and found.status.is_alive():
-            self.parts.bundle(found.id).send_control(f"1 {rows} {columns}\n")
+        self.containers.resize(container, rows, columns)
 
     def exec_create(self, *, container: str, spec: ExecSpec, exec_id: str = "") -> ExecRecord:
         return self.execs.create(container, spec, exec_id=exec_id)
@@ -559,6 +632,12 @@ class Engine:
             check=cancel.check if cancel else None,
         )
 
+    def network_connect(self, *, network: str, container: str, endpoint: EndpointSpec) -> Container:
+        return self.containers.connect(network, container, endpoint)
+
+    def network_disconnect(self, *, network: str, container: str, force: bool = False) -> Container:
+        return self.containers.disconnect(network, container, force=force)
+
     def network_prune(
         self, *, older_than_s: float = 0.0, labels: Sequence[str] = (), without_labels: Sequence[str] = ()
     ) -> node.Pruned:
@@ -581,14 +660,8 @@ class Engine:
         self, *, older_than_s: float = 0.0, labels: Sequence[str] = (), without_labels: Sequence[str] = ()
     ) -> node.Pruned:
         """Remove the containers that do not run."""
-        fits, limit = label_filter(labels, without_labels), time.time() - older_than_s
-        removed = []
-        for item in self.container_list():
-            held = item.config.get("Labels") or {}
-            if item.status.can_remove() and fits(held) and (item.finished_at or item.created_at) <= limit:
-                with suppress(NotFound, WrongState):
-                    removed.append(self.remove(container=item.id))
-        return node.Pruned(removed)
+        done = self.containers.prune(older_than_s=older_than_s, labels=labels, without_labels=without_labels)
+        return node.Pruned(list(done.removed), done.freed_bytes)
 
     # the node -------------------------------------------------------------------------------------------------------
 
@@ -624,30 +697,36 @@ class Engine:
         return self.db.events_after(seq, limit)
 
     def reap(self, *, container: str) -> Container | None:
-        return self.lifecycle.reap(container)
+        return self.containers.reap(container)
 
     def reconcile(self) -> list[str]:
         """Make records, kernel and host agree again; return in words what was not as it should be."""
         repaired = self.network.restore(neighbours=False)
-        for item in self.parts.store.list((Status.RUNNING, Status.PAUSED)):
-            ended = self.lifecycle.reap(item.id)
-            if ended is not None and not ended.status.is_alive():
-                repaired.append(f"container {item.name} has ended")
-        return repaired + self.execs.settle()
+        return [*repaired, *self.containers.reconcile(), *self.execs.settle()]
 
     def sweep(self) -> list[str]:
         """Remove what dead builds and interrupted work left in the kernel and on disk; say what."""
         swept = [f"build {name}" for name in self.builder().sweep()]
+        swept += self.containers.sweep()
         swept += [f"snapshot {name}" for name in self.snapshots.sweep()]
         swept += [f"blob {name}" for name in self.content.sweep()]
         swept += self.volumes.sweep()
         # a build's steps have addresses too, under the name of their range of ids
-        builds = {
-            owner
-            for owner in userns.RangeAllocator(self.db, self.config).owners()
-            if owner.startswith("build-")
-        }
+        owners = userns.RangeAllocator(self.db, self.config).owners()
+        builds = {owner for owner in owners if owner.startswith("build-")}
         return swept + self.network.sweep(self.parts.store.ids() | builds)
+
+    def check(
+        self, *, deep: bool = False, report: Reporter = silent, cancel: CancelToken | None = None
+    ) -> list[Finding]:
+        """Compare rows, disk and kernel; `deep` reads every byte. Changes nothing."""
+        return node.check(self, deep=deep, report=report, cancel=cancel or CancelToken())
+
+    def repair(
+        self, *, problems: Sequence[str] = (), report: Reporter = silent, cancel: CancelToken | None = None
+    ) -> dict[str, Any]:
+        """Put right what can be put right of what `check` finds (`problems`: only these subjects)."""
+        return node.repair(self, problems=problems, report=report, cancel=cancel or CancelToken())
 
 
 def settings_for(domain: str, registries: Sequence[RegistrySettings]) -> RegistrySettings | None:

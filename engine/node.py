@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.digest import Digest
 from engine.errors import EngineError
+from engine.images import check as images_check
+from engine.images import repair as images_repair
+from engine.images.check import Finding
+from engine.images.model import Image
+from engine.linux import userns
 from engine.linux.mount import LinuxMounts
 from engine.linux.process import run
 from engine.platform import host_platform
+from engine.progress import CancelToken, Message, Reporter, silent
 from engine.volumes.manager import disk_usage
 
 if TYPE_CHECKING:
@@ -172,3 +179,53 @@ def _filesystem_of(path: Path) -> str:
         if (str(path) == entry.target or str(path).startswith(target + "/")) and len(target) >= longest:
             found, longest = entry.fstype, len(target)
     return found
+
+
+def check(engine: Engine, *, deep: bool, report: Reporter, cancel: CancelToken) -> list[Finding]:
+    """Return everything that does not match: images, containers, volumes, networks."""
+    findings = images_check.check(engine.images, deep=deep, cancel=cancel)
+    alive = [item.id for item in engine.container_list() if item.status.is_alive()]
+    builds = [
+        owner
+        for owner in userns.RangeAllocator(engine.db, engine.config).owners()
+        if owner.startswith("build-")
+    ]
+    lines = {
+        "container": engine.containers.check(),
+        "volume": engine.volumes.check(),
+        "network": engine.network.check([*alive, *builds]),
+    }
+    for kind, texts in lines.items():
+        findings += [Finding(kind, f"{kind}-{number}", text) for number, text in enumerate(texts)]
+    for finding in findings:
+        report(Message(finding.detail))
+    return findings
+
+
+def repair(
+    engine: Engine, *, problems: Sequence[str], report: Reporter, cancel: CancelToken
+) -> dict[str, Any]:
+    """Put right what a check finds: reconcile and sweep first, then what lies on disk."""
+    done = [*engine.reconcile(), *engine.sweep()]
+    findings = images_check.check(engine.images, deep=True, cancel=cancel)
+    chosen = [item for item in findings if not problems or item.subject in problems]
+    repaired = images_repair.repair(engine.images, chosen, fetch=_fetch_from(engine), cancel=cancel)
+    for finding in repaired:
+        report(Message(f"{'repaired' if finding.repaired else 'not repaired'}: {finding.detail}"))
+    left = check(engine, deep=False, report=silent, cancel=cancel)
+    return {
+        "repaired": done + [item.detail for item in repaired if item.repaired],
+        "left": [item.detail for item in left],
+    }
+
+
+def _fetch_from(engine: Engine) -> Callable[[Image, Digest], None]:
+    """Return a way to fetch a lost blob again, from where the image came."""
+
+    def fetch(image: Image, digest: Digest) -> None:
+        del digest  # a pull fetches whatever of the image is missing
+        for reference in (*image.repo_digests, *image.names):
+            engine.pull(reference=reference)
+            return
+
+    return fetch

@@ -28,7 +28,7 @@ ENGINE_LIBRARIES = {"pyroute2", "isal", "zstandard", "dnslib", "httpx"}
 @cache
 def graph() -> ImportGraph:
     sys.path.insert(0, str(ROOT))
-    return build_graph("engine", "workers", "webapp", include_external_packages=True, cache_dir=None)
+    return build_graph("engine", "workers", "webapp", include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None)
 
 
 def layer_of(module: str) -> int:
