@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,9 +21,11 @@ from tests.support.web import (
     volume_record,
 )
 from webapp.accounts.models import User
+from webapp.builds.services import BuildWish, build_create
 from webapp.containers.models import Container, ContainerNetwork, ContainerVolume
 from webapp.images.models import Image, ImageName
 from webapp.images.selectors import image_get
+from webapp.images.services import image_pull
 from webapp.networks.models import Network
 from webapp.nodes.models import Event, Node
 from webapp.nodes.system import check
@@ -30,6 +33,7 @@ from webapp.realtime import relay as relays
 from webapp.realtime.apply import Gap, apply_batch, confirm
 from webapp.realtime.relay import Relay
 from webapp.volumes.models import Volume
+from webapp.volumes.services import volume_create
 from workers import client
 from workers.contracts import names
 from workers.contracts.events import Heartbeat, NodeEvent, write_event
@@ -316,3 +320,76 @@ def test_a_dead_redis_is_survived(server: RedisServer, node: Node, monkeypatch: 
     monkeypatch.setattr(relay, "step", step)
     relay.run()
     assert relay.stopping
+
+
+# --- how far work is ----------------------------------------------------------------------------------------------
+
+
+def tell(agent: Agent, operation: str, *entries: dict[str, Any]) -> None:
+    agent.redis.xadd(names.progress_key(operation), {"i": 0, "p": json.dumps(entries)})
+
+
+def test_progress_is_kept_with_the_operation(agent: Agent, voice: FakeNode, bob: User) -> None:
+    relay = Relay(client.connection)
+    operation = image_pull(actor_of(bob), "nginx")
+    voice.say("operation", "running", operation.id, status="running", kind="image.pull", fence=1)
+    tell(agent, operation.id, {"type": "message", "text": "pulling\n", "stream": "note"})
+    tell(
+        agent,
+        operation.id,
+        {"type": "layerprogress", "id": "l1", "status": "downloading", "current": 5, "total": 10},
+    )
+    relay.step(block_ms=10)
+    operation.refresh_from_db()
+    assert operation.progress["message"] == "pulling"
+    assert operation.progress["layers"]["l1"] == {
+        "id": "l1",
+        "status": "downloading",
+        "current": 5,
+        "total": 10,
+    }
+
+
+def test_a_builds_plan_is_kept_after_its_end(agent: Agent, voice: FakeNode, bob: User) -> None:
+    relay = Relay(client.connection)
+    build, operation = build_create(actor_of(bob), BuildWish(dockerfile="FROM scratch"))
+    voice.say("operation", "running", operation.id, status="running", kind="build.run", fence=1)
+    tell(
+        agent,
+        operation.id,
+        {"type": "plan", "stages": [{"index": 0, "steps": [{"id": "0.0"}, {"id": "0.1"}]}]},
+        {"type": "stepprogress", "id": "0.0", "status": "done", "name": "FROM"},
+        {"type": "stepprogress", "id": "0.1", "status": "running", "name": "RUN x"},
+    )
+    relay.step(block_ms=10)
+    build.refresh_from_db()
+    assert [step["status"] for step in build.steps] == ["done", "running"]
+    operation.refresh_from_db()
+    assert (
+        operation.progress["steps_total"],
+        operation.progress["steps_done"],
+        operation.progress["step"],
+    ) == (2, 1, "RUN x")
+    voice.end(operation.id, result={"image_id": "sha256:x", "steps": [{"id": "0.0"}], "advice": []})
+    build.refresh_from_db()
+    assert build.plan[0]["index"] == 0
+    assert build.steps == [{"id": "0.0"}]
+
+
+def test_a_quick_build_has_its_plan_too(agent: Agent, bob: User) -> None:
+    build, operation = build_create(actor_of(bob), BuildWish(dockerfile="FROM scratch"))
+    tell(agent, operation.id, {"type": "plan", "stages": [{"index": 0, "steps": [{"id": "0.0"}]}]})
+    result = {"image_id": "sha256:x", "steps": [{"id": "0.0", "status": "cached"}], "advice": []}
+    agent.happens(
+        "operation", "succeeded", operation.id, status="succeeded", kind="build.run", fence=1, result=result
+    )
+    Relay(client.connection).step(block_ms=10)
+    build.refresh_from_db()
+    assert build.operation.status == "succeeded"
+    assert (len(build.plan), build.steps[0]["status"]) == (1, "cached")
+
+
+def test_who_made_it_is_known(voice: FakeNode, bob: User) -> None:
+    operation = volume_create(actor_of(bob), name="data")
+    voice.say("volume", "create", "data", record=volume_record(), operation=operation.id)
+    assert Volume.objects.get().created_by == bob

@@ -24,6 +24,7 @@ from webapp.networks.models import Network
 from webapp.nodes.models import Event, Node
 from webapp.operations import services as operations
 from webapp.operations.effects import operation_ended
+from webapp.operations.models import Operation
 from webapp.realtime import wake
 from webapp.realtime.wake import EVENTS, Note
 from webapp.volumes import records as volumes
@@ -128,6 +129,19 @@ def _record(node: Node, event: NodeEvent) -> None:
         REMOVED[event.type](node, event.subject)
     elif isinstance(record, dict) and event.type in APPLY:
         APPLY[event.type](node, record)
+        _credit(node, event, record)
+
+
+def _credit(node: Node, event: NodeEvent, record: dict[str, Any]) -> None:
+    """Note who asked for what was just made."""
+    operation = event.attributes.get("operation")
+    if event.action != "create" or not operation or event.type not in ("network", "volume", "container"):
+        return
+    user = Operation.objects.filter(pk=str(operation)).values_list("user_id", flat=True).first()
+    model, field = KEYS[event.type]
+    key = record.get("name" if event.type == "volume" else "id")
+    if user is not None:
+        model.objects.filter(node=node, created_by=None, **{field: key}).update(created_by=user)
 
 
 def _outcome(event: NodeEvent) -> list[Note]:

@@ -18,10 +18,11 @@ from django.utils import timezone
 from webapp.nodes.models import Node
 from webapp.operations.reaper import Reaper
 from webapp.realtime.apply import APPLY, Gap, apply_batch, confirm
+from webapp.realtime.progress import ProgressFeed
 from webapp.realtime.wake import EVENTS, Note, publish
 from workers import client
 from workers.contracts import names
-from workers.contracts.events import Heartbeat, NodeEvent, read_event
+from workers.contracts.events import FINAL, OPERATION, Heartbeat, NodeEvent, read_event
 from workers.contracts.problems import NodeError
 from workers.contracts.values import ContractError, from_json
 
@@ -46,6 +47,7 @@ class Relay:
         self._online: dict[str, bool] = {}
         self._next_tick = 0.0
         self._reaper = Reaper()
+        self._progress = ProgressFeed()
         self.stopping = False
 
     def run(self) -> None:
@@ -76,9 +78,15 @@ class Relay:
             time.sleep(block_ms / 1000)
             return
         wanted: dict[Any, Any] = {names.events_key(node): self._position(node) for node in nodes}
+        wanted |= self._progress.keys()
         answer: Any = self._connection().xread(wanted, count=BATCH, block=block_ms)
         for key, entries in _streams(answer):
-            self._take(_text(key).removeprefix("wf:events:"), entries)
+            kind, _, name = _text(key).removeprefix("wf:").partition(":")
+            if kind == "op":
+                self._progress.take(name, entries)
+            else:
+                self._take(name, entries)
+        self._progress.flush()
 
     def _position(self, node: str) -> str:
         if node not in self._positions:
@@ -101,6 +109,11 @@ class Relay:
             apply_batch(node, events)
         except Gap as gap:
             self.catch_up(node, gap.after)
+        for event in events:
+            if event.type == OPERATION and event.action in FINAL:
+                self._progress.finish(
+                    event.subject, str(event.attributes.get("kind", "")), self._connection()
+                )
 
     # --- when the stream is not enough
 
