@@ -68,7 +68,7 @@ class VolumeManager:
         if driver not in ("", "local"):
             raise BadSpec(f"no volume driver {driver[:64]!r} on this node", hint="the driver is local")
         self._check_options(options or {})
-        with self._db.transaction() as connection:
+        with self.lock(name), self._db.transaction() as connection:
             with suppress(VolumeNotFound):
                 found = select_volume(connection, name, self._root)
                 if found.options != (options or {}):
@@ -100,21 +100,14 @@ class VolumeManager:
 
     def remove(self, name: str, *, force: bool = False) -> None:
         """Remove a volume and its files; raise `InUse` while a container has it, `VolumeNotFound` unless `force`."""
-        try:
-            with self.lock(name), self._db.transaction() as connection:
-                volume = select_volume(connection, name, self._root)
-                if volume.uses:
-                    users = ", ".join(sorted({use.container_id[:12] for use in volume.uses})[:5])
-                    raise InUse(
-                        f"volume {name!r} is used by container {users}", hint="remove these containers first"
-                    )
-                connection.execute("DELETE FROM volumes WHERE name = ?", (name,))
-                self._announce(connection, "destroy", volume)
-        except VolumeNotFound:
-            if not force:
-                raise
-            return
-        remove_tree(self._root / name)
+        with self.lock(name):
+            try:
+                self._forget(name)
+            except VolumeNotFound:
+                if not force:
+                    raise
+                return
+            remove_tree(self._root / name)
 
     def prune(
         self, *, everything: bool = False, matches: Callable[[Volume], bool] = lambda volume: True
@@ -348,6 +341,17 @@ class VolumeManager:
         self._locks.mkdir(parents=True, exist_ok=True, mode=0o700)
         with file_lock(self._locks / check_name(name)):
             yield
+
+    def _forget(self, name: str) -> None:
+        with self._db.transaction() as connection:
+            volume = select_volume(connection, name, self._root)
+            if volume.uses:
+                users = ", ".join(sorted({use.container_id[:12] for use in volume.uses})[:5])
+                raise InUse(
+                    f"volume {name!r} is used by container {users}", hint="remove these containers first"
+                )
+            connection.execute("DELETE FROM volumes WHERE name = ?", (name,))
+            self._announce(connection, "destroy", volume)
 
     def _volume_for(self, spec: MountSpec, container_id: str) -> Volume:
         if not spec.source:
