@@ -295,6 +295,7 @@ def device_of(source: str, target: str, permissions: str) -> Device:
         raise BadSpec(f"a device can be shown below /dev only, not at {target[:100]}")
     number = status.st_rdev
     return Device(
+        source,
         os.path.normpath(target), kind, os.major(number), os.minor(number), permissions, stat.S_IMODE(status.st_mode),
         status.st_uid, status.st_gid,
     )  # fmt: skip

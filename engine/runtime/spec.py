@@ -88,8 +88,9 @@ class ProcessSpec:
 
 @dataclass(frozen=True)
 class Device:
-    """A device of the host that the container may use; `access` is some of `rwm`."""
+    """A device of the host at `source` that the container finds at `path`; `access` is some of `rwm`."""
 
+    source: str
     path: str
     type: str
     major: int
@@ -147,7 +148,7 @@ def build_config(process: ProcessSpec, sandbox: SandboxSpec) -> dict[str, Any]:
         # runc wants the mappings even when it joins a namespace that has them; crun takes either
         mapping = [{"containerID": 0, "hostID": sandbox.id_start, "size": sandbox.id_size}]
         linux |= {"uidMappings": mapping, "gidMappings": mapping}
-    if sandbox.devices:
+    if sandbox.devices and sandbox.id_start is None:
         linux["devices"] = [_device_node(device) for device in sandbox.devices]
     if sandbox.sysctls:
         linux["sysctl"] = dict(sandbox.sysctls)
@@ -159,7 +160,7 @@ def build_config(process: ProcessSpec, sandbox: SandboxSpec) -> dict[str, Any]:
         "ociVersion": OCI_VERSION,
         "process": process.to_oci(),
         "root": {"path": str(sandbox.rootfs), "readonly": sandbox.read_only},
-        "mounts": [*_own_mounts(sandbox), *sandbox.mounts],
+        "mounts": [*_own_mounts(sandbox), *_device_mounts(sandbox), *sandbox.mounts],
         "linux": linux,
     }
     if sandbox.hostname and "uts" in sandbox.namespaces:
@@ -236,6 +237,14 @@ def _device_node(device: Device) -> dict[str, Any]:
         "path": device.path, "type": device.type, "major": device.major, "minor": device.minor,
         "fileMode": device.mode, "uid": device.uid, "gid": device.gid,
     }  # fmt: skip
+
+
+def _device_mounts(sandbox: SandboxSpec) -> list[dict[str, Any]]:
+    """In a user namespace no device node can be made: there the host's own is shown."""
+    if sandbox.id_start is None:
+        return []
+    options = ["bind", "rprivate", "nosuid", "noexec"]
+    return [_mount(device.path, "bind", device.source, options) for device in sandbox.devices]
 
 
 def _own_mounts(sandbox: SandboxSpec) -> list[dict[str, Any]]:

@@ -130,7 +130,7 @@ def container_node(**changes: Any) -> Iterator[Node]:
     """Make a node on a real disk with the image `busybox`; afterwards nothing of it is left."""
     base = Path(tempfile.mkdtemp(prefix="wf-test-", dir="/var/tmp"))
     instance = secrets.token_hex(4)
-    pool = f"10.{200 + int(instance[:2], 16) % 50}.{int(instance[2:4], 16)}.0/24"
+    pool = f"10.{200 + int(instance[:2], 16) % 50}.0.0/16"  # only inside the test's own network namespace
     values: dict[str, Any] = {"subnet_pool": pool, "allowed_bind_roots": (str(base / "binds"),), **changes}
     config = EngineConfig(base / "data", Path("/run") / f"wharfinger-{instance}", instance, **values)
     config.make_folders()

@@ -1,0 +1,368 @@
+"""What a container is configured to be is what it is, on the real kernel; what cannot be is refused with the reason."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.containers.model import (
+    ContainerSpec,
+    DeviceSpec,
+    EndpointSpec,
+    MountSpec,
+    PortSpec,
+    Resources,
+    Status,
+    Ulimit,
+)
+from engine.errors import BadSpec, EngineError, Unsupported, WrongState
+from engine.network.model import NetworkSpec
+from tests.support.busybox import make_tar
+from tests.support.containers import Node, container_node
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    with container_node() as made:
+        yield made
+
+
+def test_environment_user_workdir_and_names(node: Node) -> None:
+    text = node.output(
+        "sh", "-c", "id; pwd; hostname; echo $A $HOME; stat -c %U:%G .",
+        env={"A": "b c"}, user="alice", workdir="/made/deep", hostname="named",
+    )  # fmt: skip
+    assert text.splitlines() == [
+        "uid=1000(alice) gid=1000(alice) groups=50(staff),60(netdev)",
+        "/made/deep",
+        "named",
+        "b c /home/alice",
+        "root:root",
+    ]
+
+
+def test_groups_are_added_by_name_and_number(node: Node) -> None:
+    assert "groups=50(staff),60(netdev),77" in node.output("id", user="alice", groups=["77", "staff"])
+    with pytest.raises(BadSpec, match="no group 'nope'"):
+        node.run("true", groups=["nope"])
+
+
+def test_image_settings_are_inherited_and_overridden(node: Node) -> None:
+    config = {
+        "Env": ["A=image", "B=image"], "Entrypoint": ["echo", "E"], "Cmd": ["C"], "WorkingDir": "/tmp",
+        "Labels": {"l": "image"}, "User": "1000",
+    }  # fmt: skip
+    node.add_image("withconfig", make_tar(), config)
+
+    def output(**fields: object) -> str:
+        spec = ContainerSpec("withconfig", **fields)  # type: ignore[arg-type]
+        container = node.containers.start(node.containers.create(spec).id)
+        node.containers.wait(container.id, timeout_s=10)
+        text = node.log(container.id)
+        node.containers.remove(container.id)
+        return text
+
+    assert output() == "E C\n"
+    assert output(command=["mine"]) == "E mine\n"
+    assert output(entrypoint=["id", "-u"]) == "1000\n"
+    assert (
+        output(entrypoint=[""], command=["sh", "-c", "echo $A $B; pwd"], env={"A": None, "B": "b"})
+        == "b\n/tmp\n"
+    )
+
+
+def test_the_engines_files_are_inside(node: Node) -> None:
+    text = node.output(
+        "sh", "-c", "cat /etc/hosts /etc/hostname; ls -l /etc/hosts | cut -c1-20", extra_hosts=["db:10.0.0.9"]
+    )
+    assert "10.0.0.9\tdb" in text
+    assert "127.0.0.1\tlocalhost" in text
+    assert "-rw-r--r--" in text
+
+
+def test_volumes_binds_and_tmpfs_are_mounted_with_the_containers_ids(node: Node) -> None:
+    bind = Path(node.config.allowed_bind_roots[0]) / "shared"
+    bind.mkdir()
+    (bind / "hello").write_text("from the host\n")
+    mounts = [
+        MountSpec("volume", "/data", source="named"),
+        MountSpec("bind", "/bound", source=str(bind)),
+        MountSpec("bind", "/ro", source=str(bind), read_only=True),
+        MountSpec("tmpfs", "/scratch", tmpfs_size_bytes=1024 * 1024),
+    ]
+    script = """cat /bound/hello; echo data > /data/file; chown 1000 /data/file; ls -ln /data/file | cut -d' ' -f3-10
+        touch /ro/x 2>&1; df -k /scratch | tail -1 | tr -s ' ' | cut -d' ' -f2; touch /bound/made"""
+    text = node.output("sh", "-c", script, mounts=mounts)
+    assert "from the host" in text
+    assert "Read-only file system" in text
+    assert "1024" in text
+    stored = Path(node.volumes.get("named").path) / "file"
+    assert stored.read_text() == "data\n"
+    assert stored.stat().st_uid == 1000  # as inside: the mount maps, not the files
+    assert (bind / "made").stat().st_uid == 0
+    assert (
+        node.output("cat", "/again/file", mounts=[MountSpec("volume", "/again", source="named")]) == "data\n"
+    )
+
+
+def test_a_new_volume_is_filled_from_the_image(node: Node) -> None:
+    assert "passwd" in node.output("ls", "/etc", mounts=[MountSpec("volume", "/etc", source="etcvolume")])
+    assert "passwd" in os.listdir(node.volumes.get("etcvolume").path)
+    assert (Path(node.volumes.get("etcvolume").path) / "passwd").stat().st_uid == 0
+
+
+def test_volumes_of_an_image_and_of_another_container(node: Node) -> None:
+    node.add_image("withvolume", make_tar(), {"Volumes": {"/kept": {}}, "Cmd": ["sleep", "60"]})
+    first = node.containers.start(node.containers.create(ContainerSpec("withvolume")).id)
+    assert first.mounts[0].anonymous
+    text = node.output("sh", "-c", "touch /kept/x; ls /kept", volumes_from=[first.id])
+    assert text == "x\n"
+    refused = node.output("touch", "/kept/y", volumes_from=[f"{first.id}:ro"], status=1)
+    assert "Read-only" in refused
+    name = first.mounts[0].name
+    node.containers.remove(first.id, force=True, volumes=True)
+    with pytest.raises(EngineError):
+        node.volumes.get(name)
+
+
+@pytest.mark.parametrize(
+    "target", ["/", "/proc", "/proc/self", "/sys/fs", "/dev", "/dev/pts", "/dev/../proc", "rel"]
+)
+def test_mounts_on_the_kernels_places_are_refused(node: Node, target: str) -> None:
+    """RT-03, D6: nothing may stand where proc, sysfs or devices are."""
+    with pytest.raises(BadSpec):
+        node.containers.create(
+            ContainerSpec("busybox", command=["true"], mounts=[MountSpec("tmpfs", target)])
+        )
+
+
+def test_limits_are_really_set(node: Node) -> None:
+    resources = Resources(
+        memory_bytes=64 << 20, memory_reservation_bytes=32 << 20, cpus=0.5, cpu_shares=512, pids_limit=33, cpuset_cpus="0",
+        ulimits=[Ulimit("nofile", 100, 200)],
+    )  # fmt: skip
+    container = node.run("sh", "-c", "ulimit -n; ulimit -Hn; sleep 60", resources=resources)
+    cgroups, group = node.containers.parts.cgroups, node.containers.parts.group_of(container.id)
+
+    def value(controller: str, *names: str) -> str:
+        folder = cgroups.folder(controller, group)
+        assert folder is not None
+        return next((folder / name).read_text().strip() for name in names if (folder / name).exists())
+
+    assert value("memory", "memory.limit_in_bytes", "memory.max") == str(64 << 20)
+    assert value("pids", "pids.max") == "33"
+    assert value("cpuset", "cpuset.cpus") == "0"
+    assert value("cpu", "cpu.cfs_quota_us", "cpu.max").split()[0] == "50000"
+    time.sleep(0.2)
+    assert node.log(container.id).split() == ["100", "200"]
+    updated = node.containers.update(
+        container.id, {"memory_bytes": 96 << 20, "memory_swap_bytes": 192 << 20, "pids_limit": 44}
+    )
+    assert value("memory", "memory.limit_in_bytes", "memory.max") == str(96 << 20)
+    assert value("pids", "pids.max") == "44"
+    assert value("cpuset", "cpuset.cpus") == "0"
+    assert updated.spec.resources.memory_bytes == 96 << 20
+    node.containers.remove(container.id, force=True)
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [
+        Resources(memory_bytes=1000),
+        Resources(memory_bytes=10 << 20, memory_swap_bytes=5 << 20),
+        Resources(memory_swap_bytes=5 << 20),
+        Resources(memory_bytes=10 << 20, memory_reservation_bytes=20 << 20),
+        Resources(cpus=1000),
+        Resources(cpus=-1),
+        Resources(cpus=1, cpu_quota=5000),
+        Resources(cpu_period=5),
+        Resources(cpu_shares=1),
+        Resources(cpuset_cpus="900"),
+        Resources(cpuset_cpus="0;1"),
+        Resources(pids_limit=-5),
+        Resources(blkio_weight=5),
+        Resources(oom_score_adj=5000),
+        Resources(ulimits=[Ulimit("nope", 1, 1)]),
+        Resources(ulimits=[Ulimit("nofile", 20, 10)]),
+        Resources(ulimits=[Ulimit("nofile", 1 << 40, 1 << 40)]),
+    ],
+)
+def test_limits_that_cannot_be_are_refused(node: Node, resources: Resources) -> None:
+    with pytest.raises((BadSpec, Unsupported)):
+        node.containers.create(ContainerSpec("busybox", command=["true"], resources=resources))
+
+
+def test_running_out_of_memory_is_recorded(node: Node) -> None:
+    """DS-02: the memory hog dies alone, and the record says why."""
+    script = "tail /dev/zero"
+    container = node.run(
+        "sh", "-c", script, resources=Resources(memory_bytes=16 << 20, memory_swap_bytes=16 << 20)
+    )
+    ended = node.containers.wait(container.id, timeout_s=30)
+    assert ended.oom_killed
+    assert ended.exit_code == 137
+    assert "oom" in [event.action for event in node.db.events_of(container.id)]
+    node.containers.remove(container.id)
+
+
+def test_a_fork_bomb_is_held(node: Node) -> None:
+    """DS-01: the default limit of processes holds, and the container can be killed at once."""
+    container = node.run("sh", "-c", "b() { b | b & }; b; sleep 60", resources=Resources(pids_limit=64))
+    time.sleep(1)
+    pids = node.containers.parts.cgroups.processes(node.containers.parts.group_of(container.id))
+    assert len(pids) <= 64
+    began = time.monotonic()
+    node.containers.remove(container.id, force=True)
+    assert time.monotonic() - began < 5
+
+
+def test_read_only_root(node: Node) -> None:
+    text = node.output(
+        "sh", "-c", "touch /x; touch /tmp/y && echo fine", read_only=True, mounts=[MountSpec("tmpfs", "/tmp")]
+    )
+    assert "Read-only file system" in text
+    assert "fine" in text
+
+
+def test_init_reaps_and_forwards_signals(node: Node) -> None:
+    container = node.run(
+        "sh", "-c", "trap 'exit 5' TERM; (sleep 0.1 &); while :; do sleep 0.05; done", init=True
+    )
+    time.sleep(0.5)
+    titles = node.containers.top(container.id, "-eo pid,stat,args").processes
+    assert not [row for row in titles if row[1].startswith("Z")]
+    assert "init" in titles[0][2]
+    assert node.containers.stop(container.id, 5).exit_code == 5
+    node.containers.remove(container.id)
+
+
+def test_sysctls_of_its_own_namespaces_only(node: Node) -> None:
+    text = node.output("cat", "/proc/sys/net/core/somaxconn", sysctls={"net.core.somaxconn": "1234"})
+    assert text == "1234\n"
+    for name in ("kernel.core_pattern", "vm.swappiness", "kernel.sysrq"):
+        with pytest.raises(BadSpec, match="whole machine"):
+            node.run("true", sysctls={name: "1"})
+    with pytest.raises(BadSpec):
+        node.run("true", network_mode="host", sysctls={"net.core.somaxconn": "1"})
+
+
+def test_devices(node: Node) -> None:
+    text = node.output(
+        "sh",
+        "-c",
+        "ls -l /dev/myzero | cut -c1-1; head -c 3 /dev/myzero | wc -c",
+        devices=[DeviceSpec("/dev/zero", "/dev/myzero", "r")],
+    )
+    assert text.split() == ["c", "3"]
+    for bad in (
+        DeviceSpec("/dev/nope"),
+        DeviceSpec("/etc/passwd"),
+        DeviceSpec("/dev/zero", "/etc/zero"),
+        DeviceSpec("/dev/zero", "", "x"),
+    ):
+        with pytest.raises(BadSpec):
+            node.run("true", devices=[bad])
+
+
+def test_network_modes(node: Node) -> None:
+    assert node.output("sh", "-c", "ls /sys/class/net", network_mode="none").split() == ["lo"]
+    host = node.output("sh", "-c", "cat /proc/net/dev", network_mode="host")
+    assert "eth0" not in host  # the machine of the test has a namespace with bridges only
+    first = node.run("sleep", "60")
+    shared = node.output("sh", "-c", "ip -o -4 addr show eth0", network_mode=f"container:{first.id}")
+    assert first.endpoints[0].ipv4_address in shared
+    node.containers.stop(first.id, 0)
+    with pytest.raises(WrongState, match="does not run"):
+        node.run("true", network_mode=f"container:{first.id}")
+    node.containers.remove(first.id)
+
+
+def test_published_ports_answer_and_are_given_back(node: Node) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    spec = PortSpec(8080, host_port=port)
+    container = node.run(
+        "sh", "-c", "mkdir -p /www; echo hello > /www/x; exec httpd -f -p 8080 -h /www", ports=[spec]
+    )
+    assert container.ports[0].host_port == port
+    time.sleep(0.3)
+    with socket.create_connection(("127.0.0.1", port), 2) as client:
+        client.sendall(b"GET /x HTTP/1.0\r\n\r\n")
+        assert b"hello" in client.makefile("rb").read()
+    with pytest.raises(EngineError, match=str(port)):
+        node.run("true", ports=[spec])
+    node.containers.remove(container.id, force=True)
+    again = node.run("sleep", "60", ports=[spec])
+    node.containers.remove(again.id, force=True)
+    with pytest.raises(BadSpec, match="no port"):
+        node.run("true", network_mode="host", ports=[spec])
+
+
+def test_networks_are_joined_and_left_while_running(node: Node) -> None:
+    network = node.network.create(NetworkSpec("leafy"))
+    server = node.run("sleep", "60", name="server", network_mode="leafy")
+    client = node.run("sleep", "60")
+    joined = node.containers.connect("leafy", client.id, EndpointSpec("leafy", aliases=["friend"]))
+    assert [endpoint.network for endpoint in joined.endpoints] == ["bridge", "leafy"]
+    address = server.endpoints[0].ipv4_address
+    from engine.containers.exec import ExecSpec
+
+    assert node.containers.execs.run(client.id, ExecSpec(["ping", "-c1", "-w2", address])).exit_code == 0
+    left = node.containers.disconnect("leafy", client.id)
+    assert [endpoint.network for endpoint in left.endpoints] == ["bridge"]
+    assert node.containers.execs.run(client.id, ExecSpec(["ping", "-c1", "-w1", address])).exit_code != 0
+    restarted = node.containers.restart(client.id, 0)
+    assert [endpoint.network for endpoint in restarted.endpoints] == ["bridge"]
+    for container in (server, client):
+        node.containers.remove(container.id, force=True)
+    node.network.remove(network.id)
+
+
+def test_namespaces_can_be_shared(node: Node) -> None:
+    first = node.run("sh", "-c", "echo shared > /dev/shm/x; sleep 60", ipc_mode="shareable")
+    time.sleep(0.2)
+    assert "sleep 60" in node.output("ps", pid_mode=f"container:{first.id}")
+    assert node.output("cat", "/dev/shm/x", ipc_mode=f"container:{first.id}") == "shared\n"
+    node.containers.remove(first.id, force=True)
+    with pytest.raises(BadSpec):
+        node.run("true", pid_mode="everybody")
+
+
+def test_host_namespaces(node: Node) -> None:
+    """Own ids with the host's pid or uts namespace work; what needs the host's ids says so."""
+    assert len(node.output("ps", pid_mode="host").splitlines()) > 5
+    assert node.output("hostname", uts_mode="host").strip() == os.uname().nodename
+    assert node.output("cat", "/proc/self/uid_map", userns_mode="host").split() == ["0", "0", "4294967295"]
+    assert "00000" in node.output("grep", "CapBnd", "/proc/self/status", privileged=True)
+
+
+def test_status_and_labels_are_in_the_record(node: Node) -> None:
+    container = node.containers.create(ContainerSpec("busybox", command=["true"], labels={"team": "dock"}))
+    assert container.status is Status.CREATED
+    assert container.config["Labels"] == {"team": "dock"}
+    node.containers.remove(container.id)
+
+
+def test_unknown_options_are_refused(node: Node) -> None:
+    for fields in (
+        {"security_opt": ["apparmor=custom"]},
+        {"security_opt": ["seccomp={"]},
+        {"log_driver": "syslog"},
+        {"log_options": {"tag": "x"}},
+        {"cgroup_parent": "/elsewhere"},
+        {"cap_add": ["CAP_NONSENSE"]},
+        {"annotations": {"run.oci.keep_original_groups": "1"}},
+        {"mounts": [MountSpec("tmpfs", "/x", propagation="shared")]},
+        {"userns_mode": "auto"},
+    ):
+        with pytest.raises((BadSpec, Unsupported)):
+            container = node.containers.create(ContainerSpec("busybox", command=["true"], **fields))  # type: ignore[arg-type]
+            node.containers.start(container.id)
