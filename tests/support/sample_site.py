@@ -176,7 +176,14 @@ def answer(kind: str, result: Any) -> str:
     return kind
 
 
-ORDERS = {"change": change, "end": end, "sent": sent, "answer": answer}
+def spooled(name: str) -> str:
+    """Where an upload lies."""
+    from webapp.core import spool
+
+    return str(spool.path_in(name))
+
+
+ORDERS = {"spooled": spooled, "change": change, "end": end, "sent": sent, "answer": answer}
 
 
 if __name__ == "__main__":
