@@ -75,6 +75,7 @@ def submit(
         )
     replay(actor)
     payload, secrets = split(contract)
+    now = timezone.now()  # it is sent right after the commit; what is not sent then goes back to the outbox
     operation = Operation(
         kind=contract.KIND,
         node=node,
@@ -87,6 +88,9 @@ def submit(
         actor=actor.to_json(),
         uploads=list(uploads),
         retry_of=retry_of,
+        sent_at=now,
+        heard_at=now,
+        attempts=1,
         **({"id": operation_id} if operation_id else {}),
     )
     with transaction.atomic():
@@ -108,21 +112,24 @@ def submit(
 
 
 def _sent_after_commit(operation: Operation) -> None:
-    wake.operation(operation)
-    deliver(operation)
-
-
-def deliver(operation: Operation) -> bool:
-    """Send an operation (again); return whether the queue took it. One that was not taken stays in the outbox."""
     try:
         sender().send(operation)
     except NotSent as error:
         logger.warning("operation %s waits in the outbox: %s", operation.id, error)
+        operation.sent_at, operation.attempts = None, 0
+        Operation.objects.filter(pk=operation.pk, status=Status.QUEUED).update(sent_at=None, attempts=0)
+    wake.operation(operation)
+
+
+def deliver(operation: Operation) -> bool:
+    """Send an operation (again); return whether the queue took it. One that was not taken stays as it was."""
+    try:
+        sender().send(operation)
+    except NotSent as error:
+        logger.warning("operation %s waits: %s", operation.id, error)
         return False
     now = timezone.now()
-    Operation.objects.filter(pk=operation.pk).update(
-        sent_at=now, heard_at=now, attempts=operation.attempts + 1
-    )
+    Operation.objects.filter(pk=operation.pk).update(sent_at=now, heard_at=now, attempts=operation.attempts + 1)
     operation.sent_at = now
     return True
 
