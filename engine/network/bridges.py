@@ -20,6 +20,7 @@ from engine.network.model import Network
 logger = logging.getLogger(__name__)
 
 _SYSCTL = Path("/proc/sys/net")
+_USUAL_MTU, _SMALLEST_MTU = 1500, 1280  # the smallest that IPv6 allows
 
 
 def bridge_name(instance: str, network_id: str) -> str:
@@ -43,7 +44,9 @@ def ensure_bridge(route: Netlink, network: Network, mark: str) -> links.Link:
     link = links.find_link(route, network.bridge)
     if link is None:
         mac = "02:42:" + hashlib.sha256(network.id.encode()).digest()[:4].hex(":")
-        route.request(links.bridge(network.bridge, alias=mark, mac=mac, mtu=network.mtu))
+        route.request(
+            links.bridge(network.bridge, alias=mark, mac=mac, mtu=network.mtu or default_mtu(route))
+        )
         link = links.find_link(route, network.bridge)
         if link is None:
             raise AlreadyExists(
@@ -66,6 +69,19 @@ def ensure_bridge(route: Netlink, network: Network, mark: str) -> links.Link:
     if not link.up:
         route.request(links.set_up(link.index))
     return link
+
+
+def default_mtu(route: Netlink) -> int:
+    """Return the size of packets on the way to the world where it is smaller than usual (tunnels, clouds), else 0.
+
+    Containers that believed in the usual 1500 bytes would depend on every router to tell them otherwise.
+    """
+    outward = {
+        index for destination, index in links.list_routes(route) if destination in ("0.0.0.0/0", "::/0")
+    }
+    sizes = [link.mtu for link in links.list_links(route) if link.index in outward]
+    smallest = min(sizes, default=_USUAL_MTU)
+    return smallest if _SMALLEST_MTU <= smallest < _USUAL_MTU else 0
 
 
 def remove_bridge(route: Netlink, name: str, mark: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -119,6 +120,20 @@ def test_bridge_has_the_name_and_size_asked_for(manager: NetworkManager) -> None
     assert (found.up, found.mtu) == (True, 1400)
     manager.remove("app")
     assert link("mybridge0") is None
+
+
+def test_bridge_is_as_narrow_as_the_way_out(manager: NetworkManager, machine: Lab, tmp_path: Path) -> None:
+    """On a host behind a tunnel or in a cloud containers must not believe in 1500 bytes."""
+    subprocess.run(["ip", "link", "set", "lan0", "mtu", "1400"], check=True)
+    subprocess.run(["ip", "route", "add", "default", "via", "198.51.100.9"], check=True)
+    manager.create(NetworkSpec("app"))
+    web = container(manager, tmp_path, 1, network="app")
+    with web.run(lambda: Netlink(NETLINK_ROUTE)) as inside:
+        eth0 = links.find_link(inside, "eth0")
+    assert eth0 is not None
+    assert eth0.mtu == 1400
+    manager.release(web.id)
+    manager.remove_netns(web.netns)
 
 
 def test_used_network_is_not_removed_and_shows_its_members(manager: NetworkManager, tmp_path: Path) -> None:
