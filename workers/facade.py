@@ -6,6 +6,7 @@ and return the engine's own values (`workers.records.to_record` makes JSON of th
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, BinaryIO, Protocol
 
@@ -20,10 +21,17 @@ from engine.progress import CancelToken, Reporter
 from engine.registry.settings import RegistrySettings
 from engine.runtime.exec_session import ExecSession
 from engine.runtime.logs import LogFiles
+from engine.runtime.stats import Stats
 from engine.runtime.streams import AttachPump
 
 # Values whose classes belong to parts of the engine that this module does not name; records.to_record knows them.
 Value = Any
+
+
+class Supervised(Protocol):
+    """What happens by itself while containers run; see `engine.containers.supervise`."""
+
+    def run(self, stop: threading.Event) -> None: ...
 
 
 class EngineFacade(Protocol):
@@ -225,13 +233,17 @@ class EngineFacade(Protocol):
         older_than_s: float,
         labels: Sequence[str],
     ) -> Value: ...
+    def timeline(self, *, container: str, limit: int) -> list[Value]: ...
     def check(self, *, deep: bool, report: Reporter, cancel: CancelToken) -> list[Value]: ...
     def repair(self, *, problems: Sequence[str], report: Reporter, cancel: CancelToken) -> Value: ...
     def info(self) -> dict[str, Any]: ...
     def usage(self) -> Value: ...
     def events_after(self, *, seq: int, limit: int) -> list[Event]: ...
 
+    def sample(self, *, container: Container) -> Stats: ...
+
     # for the agent --------------------------------------------------------------------------------------------------
-    def reap(self, *, container: str) -> Container | None: ...
+    @property
+    def supervisor(self) -> Supervised: ...
     def reconcile(self) -> list[str]: ...
     def sweep(self) -> list[str]: ...

@@ -6,6 +6,8 @@ What a call does is told by the name it is given: `sleep-20` takes twenty second
 
 from __future__ import annotations
 
+import json
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -105,8 +107,12 @@ class FakeEngine:
     def info(self) -> dict[str, Any]:
         return {"node": self.config.node}
 
-    def reap(self, *, container: str) -> None:
-        self._effect(f"reap {container}", Event("container", "die", container))
+    @property
+    def supervisor(self) -> FakeEngine:
+        return self
+
+    def run(self, stop: threading.Event) -> None:
+        stop.wait()
 
     def reconcile(self) -> list[str]:
         return []
@@ -120,8 +126,6 @@ class FakeEngine:
         return _container(row["record"]) if row else None
 
     def _save(self, container: Container, action: str) -> Container:
-        import json
-
         record = to_json(container)
         with self.db.transaction() as connection:
             connection.execute(
@@ -147,6 +151,4 @@ class FakeEngine:
 
 
 def _container(text: str) -> Container:
-    import json
-
     return from_json(Container, json.loads(text))

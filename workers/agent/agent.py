@@ -13,6 +13,7 @@ import functools
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ from redis.exceptions import RedisError
 
 from engine.config import EngineConfig
 from engine.db import Database
+from engine.network.dns import DnsServer
 from workers import broker
 from workers.agent import heart, operations
 from workers.agent.asks import make_asks
-from workers.agent.exits import ExitWatch
 from workers.agent.feeds import transfer
 from workers.agent.feeds.attach import Pumps, attach
 from workers.agent.feeds.events import events
@@ -33,6 +34,7 @@ from workers.agent.feeds.exec import exec_
 from workers.agent.feeds.follow import Sources
 from workers.agent.feeds.logs import logs
 from workers.agent.feeds.operation import operation
+from workers.agent.feeds.stats import StatsSampler, stats
 from workers.agent.feeds.wait import wait
 from workers.agent.filewatch import FileWatch
 from workers.agent.journal import JournalWatch, Pump
@@ -101,28 +103,31 @@ class Agent:
             watch=journal,
             lock=config.run_root / "pump.lock",
         )
+        sampler = StatsSampler(self._engine, journal)
         server = RequestServer(
             connection,
             self._key,
             boot=self._boot,
             asks=make_asks(self._engine, self._ledger),
-            feeds=self._feeds(journal, files),
+            feeds=self._feeds(journal, files, sampler),
         )
         tidy = functools.partial(
             operations.tidy_forever, database, self._ledger, data_root=config.data_root, home=self._home
         )
         return {
-            "exits": ExitWatch(config.run_root / "exits", self._reap).run,
+            "supervise": self._supervise,
+            "names": self._answer_names,
             "reconcile": self._reconcile,
             "sweep": self._sweep,
             "pump": pump.run,
             "requests": server.run,
             "heart": functools.partial(self._beat, connection),
+            "stats": sampler.run,
             "resend": operations.Resender(self._ledger, self._key.node).run,
             "tidy": tidy,
         }
 
-    def _feeds(self, journal: JournalWatch, files: FileWatch) -> dict[str, Feed]:
+    def _feeds(self, journal: JournalWatch, files: FileWatch, sampler: StatsSampler) -> dict[str, Feed]:
         sources = Sources(self._engine, files, journal)
         about_operations: dict[str, Any] = {
             "data_root": self._config.data_root,
@@ -149,6 +154,7 @@ class Agent:
             **{kind: functools.partial(feed, sources=sources) for kind, feed in of_containers.items()},
             "attach": functools.partial(attach, sources=sources, pumps=Pumps(sources)),
             "operation": functools.partial(operation, **about_operations),
+            "stats": functools.partial(stats, engine=self._engine, sampler=sampler),
             "events": functools.partial(events, **about_events),
             "spool.read": functools.partial(transfer.spool_read, home=self._home),
             "spool.write": functools.partial(transfer.spool_write, home=self._home),
@@ -163,8 +169,22 @@ class Agent:
                 logger.exception("duty %s failed; beginning it again", name)
             await asyncio.sleep(RETRY_S)
 
-    async def _reap(self, container: str) -> None:
-        await asyncio.to_thread(self._engine.reap, container=container)
+    async def _supervise(self) -> None:
+        """Exits, restarts, health checks and logs, in a thread of their own; an exit is noticed at once."""
+        stop = threading.Event()
+        try:
+            await asyncio.to_thread(self._engine.supervisor.run, stop)
+        finally:
+            stop.set()
+
+    async def _answer_names(self) -> None:
+        """The DNS server of the networks."""
+        server = DnsServer(self._config, self._database)
+        await server.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await server.stop()
 
     async def _reconcile(self) -> None:
         """Make engine and kernel agree: at the start, and every few seconds."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.registry.settings import RegistrySettings
+from workers.agent.feeds.stats import sample_now
 from workers.agent.journal import public
 from workers.agent.requests import Ask
 from workers.contracts.images import RegistryAccess
@@ -44,7 +45,7 @@ def make_asks(engine: EngineFacade, ledger: Ledger) -> dict[str, Ask]:
         "container.top": lambda p: to_record(
             engine.top(container=_text(p, "container"), ps_args=_text(p, "ps_args", "-ef"))
         ),
-        "container.stats": lambda p: to_record(engine.stats(container=_text(p, "container"))),
+        "container.stats": lambda p: sample_now(engine, _text(p, "container")),
         "container.changes": lambda p: {
             "changes": to_record(engine.changes(container=_text(p, "container")))
         },
@@ -109,12 +110,12 @@ def exec_inspect(engine: EngineFacade, p: Params) -> Params:
 
 
 def timeline(engine: EngineFacade, p: Params) -> Params:
-    """Return what happened to a container, without the bulky records."""
+    """Return what happened to a container with the log lines around it, oldest first."""
     container = engine.container_get(ref=_text(p, "container"))
-    found = _events(engine, engine.db.events_of(container.id, min(_number(p, "limit", MOST_EVENTS), 2000)))
-    for event in found["events"]:
-        event["attributes"].pop("record", None)
-    return found
+    moments = engine.timeline(container=container.id, limit=min(_number(p, "limit", 200), 2000))
+    return {
+        "events": [{"type": "container", "subject": container.id, **to_record(moment)} for moment in moments]
+    }
 
 
 def _events(engine: EngineFacade, found: list[Any]) -> Params:

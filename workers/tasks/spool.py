@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from engine.errors import InvalidInput, NotFound
-from workers.contracts.names import spool_path
-from workers.keys import GROUP
+from workers.contracts.names import GROUP, spool_path
 
 
 @contextlib.contextmanager
