@@ -3,7 +3,7 @@
 const SECRET = /pass|secret|token|key|credential/i;
 const quote = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`);
 
-const form = document.getElementById("run");
+const form = globalThis.document?.getElementById("run");
 if (form) {
   const docker = document.getElementById("call-docker");
   const rest = document.getElementById("call-rest");
