@@ -303,7 +303,7 @@ class Execs:
         root = os.open(f"/proc/{container.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         with opened(root) as root_fd:
             ids = resolve_user(root_fd, spec.user or container.config["User"], wanted.groups, max_id=most)
-            cwd = checked_cwd(root_fd, spec.workdir or container.config["WorkingDir"] or "/")
+            cwd = checked_cwd(root_fd, spec.workdir or container.config["WorkingDir"] or "/", must_exist=True)
         env = {line.partition("=")[0]: line for line in environment(container, ids.home)}
         if spec.user and "HOME" not in {line.partition("=")[0] for line in container.config["Env"]}:
             env["HOME"] = f"HOME={ids.home or '/'}"

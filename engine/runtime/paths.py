@@ -36,14 +36,19 @@ def clean_path(path: str, what: str) -> str:
     return os.path.normpath("/" + path.lstrip("/"))
 
 
-def checked_cwd(root_fd: int, cwd: str) -> str:
-    """Return the working directory; refuse one that is, or leads to, a place of the kernel's file systems."""
+def checked_cwd(root_fd: int, cwd: str, *, must_exist: bool = False) -> str:
+    """Return the working directory; refuse one that is, or leads to, a place of the kernel's file systems.
+
+    One that is not there yet is fine unless `must_exist`; a link on the way that leads nowhere is not.
+    """
     path = clean_path(cwd or "/", "the working directory")
     _refuse_kernel(path, "the working directory")
     try:
         place = open_in_root(root_fd, path, os.O_PATH)
-    except FileNotFoundError:
-        return path  # made by the caller, or by the runtime inside the sandbox
+    except FileNotFoundError as error:
+        if must_exist or _is_dangling(root_fd, path):
+            raise BadSpec(f"the working directory {path} is not there") from error
+        return path
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             raise BadSpec(f"the working directory {path} cannot be entered") from error
@@ -54,6 +59,23 @@ def checked_cwd(root_fd: int, cwd: str) -> str:
         real, base = os.readlink(f"/proc/self/fd/{place}"), os.readlink(f"/proc/self/fd/{root}")
     _refuse_kernel(real.removeprefix(base.rstrip("/")) or "/", "the working directory")
     return path
+
+
+def _is_dangling(root_fd: int, path: str) -> bool:
+    """Tell whether the first part of `path` that cannot be entered is a link, which must not be followed into being."""
+    parts = PurePosixPath(path).parts[1:]
+    for count in range(len(parts)):
+        parent = "/" + "/".join(parts[:count])
+        with opened(open_in_root(root_fd, parent, os.O_PATH | os.O_DIRECTORY)) as folder:
+            try:
+                info = os.stat(parts[count], dir_fd=folder, follow_symlinks=False)
+            except FileNotFoundError:
+                return False
+        try:
+            os.close(open_in_root(root_fd, f"{parent}/{parts[count]}", os.O_PATH))
+        except OSError:
+            return stat.S_ISLNK(info.st_mode)
+    return False
 
 
 def check_mount_target(target: str) -> str:
