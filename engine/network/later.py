@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+
+from engine.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -61,5 +64,5 @@ class Later:
 def _do(job: Callable[[], object]) -> None:
     try:
         job()
-    except OSError as error:
+    except (OSError, sqlite3.Error, EngineError) as error:
         logger.warning("cleaning up behind a container: %s", error)

@@ -106,4 +106,8 @@ def test_rubbish_never_breaks_the_reader(data: bytes) -> None:
 def test_every_name_comes_back_as_it_went(name: str) -> None:
     query = message.parse_query(message.make_query(7, name, message.A))
     assert (query.name, query.id) == (name, 7)
-    assert message.parse_answer(message.answer(query, ["10.5.0.2"], ttl=1)) == (7, message.NOERROR, ["10.5.0.2"])
+    assert message.parse_answer(message.answer(query, ["10.5.0.2"], ttl=1)) == (
+        7,
+        message.NOERROR,
+        ["10.5.0.2"],
+    )

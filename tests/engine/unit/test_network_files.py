@@ -20,7 +20,9 @@ APP = Endpoint("n1", "app", ipv4_address="10.201.4.2", gateway="10.201.4.1", ipv
 
 def container(*endpoints: Endpoint, **spec: object) -> Container:
     wanted = replace(ContainerSpec("image"), **spec)
-    return Container("abcdef0123456789", "web", wanted, "", "", Status.RUNNING, 0.0, endpoints=list(endpoints))
+    return Container(
+        "abcdef0123456789", "web", wanted, "", "", Status.RUNNING, 0.0, endpoints=list(endpoints)
+    )
 
 
 def find(ref: str) -> Network:
@@ -28,7 +30,9 @@ def find(ref: str) -> Network:
         raise NetworkNotFound("gone")
     name = "bridge" if ref == "n0" else "app"
     gateway = "10.201.0.1" if ref == "n0" else "10.201.4.1"
-    return Network(ref, name, "bridge", "br", False, False, [Subnet(gateway[:-1] + "0/24", gateway)], {}, {}, 0.0)
+    return Network(
+        ref, name, "bridge", "br", False, False, [Subnet(gateway[:-1] + "0/24", gateway)], {}, {}, 0.0
+    )
 
 
 @pytest.fixture
@@ -80,10 +84,18 @@ def test_line_break_in_a_value_is_refused(config: EngineConfig, spec: dict[str, 
 
 
 def test_hosts_name_the_container_on_all_its_networks() -> None:
-    text = files.hosts(container(BRIDGE, APP, hostname="web", extra_hosts=["db:192.0.2.7", "up=host-gateway"]), "10.201.0.1")
+    text = files.hosts(
+        container(BRIDGE, APP, hostname="web", extra_hosts=["db:192.0.2.7", "up=host-gateway"]), "10.201.0.1"
+    )
     lines = text.splitlines()
     assert lines[0] == "127.0.0.1\tlocalhost"
-    assert lines[-5:] == ["192.0.2.7\tdb", "10.201.0.1\tup", "10.201.0.2\tweb", "10.201.4.2\tweb", "fd00:4::2\tweb"]
+    assert lines[-5:] == [
+        "192.0.2.7\tdb",
+        "10.201.0.1\tup",
+        "10.201.0.2\tweb",
+        "10.201.4.2\tweb",
+        "fd00:4::2\tweb",
+    ]
 
 
 def test_hosts_use_the_short_id_and_the_domain() -> None:
@@ -100,7 +112,9 @@ def test_extra_host_that_is_none_is_refused(entry: str) -> None:
 
 def test_resolvers_of_the_host_are_read_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "resolv.conf"
-    path.write_text("# x\nnameserver 192.0.2.1\nnameserver fe80::1%eth0\nsearch a.example\nsearch b.example c.example\n")
+    path.write_text(
+        "# x\nnameserver 192.0.2.1\nnameserver fe80::1%eth0\nsearch a.example\nsearch b.example c.example\n"
+    )
     assert host_resolvers(path) == ["192.0.2.1"]
     assert host_search(path) == ["b.example", "c.example"]
     assert host_resolvers(tmp_path / "none") == []

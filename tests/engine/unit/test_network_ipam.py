@@ -67,7 +67,9 @@ def test_what_cannot_be_a_subnet_is_refused(subnet: str, problem: str) -> None:
 
 def test_overlap_is_refused_by_who_is_there() -> None:
     """NW-07."""
-    with pytest.raises(AlreadyExists, match=r"overlaps 10\.5\.0\.0/16, used by a route of this machine \(eth0\)"):
+    with pytest.raises(
+        AlreadyExists, match=r"overlaps 10\.5\.0\.0/16, used by a route of this machine \(eth0\)"
+    ):
         ipam.check_subnet(
             SubnetSpec("10.5.9.0/24"), [("a route of this machine (eth0)", ip_network("10.5.0.0/16"))]
         )

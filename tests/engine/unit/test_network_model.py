@@ -55,16 +55,30 @@ def test_names_of_interfaces_fit_the_kernel_and_tell_engines_apart() -> None:
 
 
 def test_parts_of_a_key_fill_words() -> None:
-    key = packed_key(port_element(host_ip="192.0.2.1", host_port=8080, protocol="tcp", address="10.5.0.2", container_port=80))
+    key = packed_key(
+        port_element(
+            host_ip="192.0.2.1", host_port=8080, protocol="tcp", address="10.5.0.2", container_port=80
+        )
+    )
     assert key == bytes([192, 0, 2, 1, 6, 0, 0, 0, 0x1F, 0x90, 0, 0])
     assert packed_key(Element("bridges", (Interface("br0"),))) == b"br0".ljust(16, b"\0")
     assert packed_key(Element("subnets4", (ip_network("10.5.0.0/24"),))) == bytes([10, 5, 0, 0])
-    assert Element("any4", (Protocol("udp"), Port(53)), (ip_address("10.5.0.2"), Port(53))).text() == "17 . 53 : 10.5.0.2 . 53"
+    assert (
+        Element("any4", (Protocol("udp"), Port(53)), (ip_address("10.5.0.2"), Port(53))).text()
+        == "17 . 53 : 10.5.0.2 . 53"
+    )
 
 
 def test_elements_of_a_network_say_what_it_may() -> None:
-    network = Network("i", "n", "bridge", "br0", True, False, [Subnet("10.5.0.0/24", "10.5.0.1")], {ICC: "0"}, {}, 0.0)
-    assert {element.set for element in network_elements(network)} == {"bridges", "internal", "subnets4", "gateways4"}
+    network = Network(
+        "i", "n", "bridge", "br0", True, False, [Subnet("10.5.0.0/24", "10.5.0.1")], {ICC: "0"}, {}, 0.0
+    )
+    assert {element.set for element in network_elements(network)} == {
+        "bridges",
+        "internal",
+        "subnets4",
+        "gateways4",
+    }
 
 
 def test_routing_rules_of_two_engines_do_not_meet() -> None:
