@@ -26,7 +26,9 @@ class Rest:
         self._headers = {"Authorization": f"Bearer {token}"}
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
 
-    def call(self, method: str, path: str, body: Any = None, *, raw: Any = None, content_type: str = "") -> Any:
+    def call(
+        self, method: str, path: str, body: Any = None, *, raw: Any = None, content_type: str = ""
+    ) -> Any:
         """Send a call and return the parsed answer; an answer of 400 or more raises with its text."""
         headers = dict(self._headers)
         data = raw
@@ -46,12 +48,17 @@ class Rest:
         boundary = "wharfingerbench"
         parts = [(name, value) for name, value in {"tags": tag, **fields}.items()]
         head = b"".join(
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode() for name, value in parts
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+            for name, value in parts
         )
         head += f'--{boundary}\r\nContent-Disposition: form-data; name="context"; filename="c.tar"\r\n\r\n'.encode()
-        packed = subprocess.run(["tar", "-C", str(context), "-c", "."], capture_output=True, check=True).stdout
+        packed = subprocess.run(
+            ["tar", "-C", str(context), "-c", "."], capture_output=True, check=True
+        ).stdout
         raw = head + packed + f"\r\n--{boundary}--\r\n".encode()
-        return self.call("POST", "/builds/?wait=600", raw=raw, content_type=f"multipart/form-data; boundary={boundary}")
+        return self.call(
+            "POST", "/builds/?wait=600", raw=raw, content_type=f"multipart/form-data; boundary={boundary}"
+        )
 
     def run(self, image: str, *command: str) -> Any:
         """Create, start, wait for the exit, remove."""
@@ -71,7 +78,11 @@ def server(home: Path) -> Iterator[tuple[Rest, int, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "WHARFINGER_HOME": str(home), "WHARFINGER_ADMIN_PASSWORD": "bench-only-password"}
+    environment = {
+        **os.environ,
+        "WHARFINGER_HOME": str(home),
+        "WHARFINGER_ADMIN_PASSWORD": "bench-only-password",
+    }
     log = (home.parent / "server.log").open("wb")
     argv = [str(ROOT / "script" / "server"), "--port", str(port)]
     process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -79,7 +90,9 @@ def server(home: Path) -> Iterator[tuple[Rest, int, str]]:
         deadline = time.monotonic() + 180
         while b"\nready" not in (home.parent / "server.log").read_bytes():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the server did not start: " + (home.parent / "server.log").read_text()[-800:])
+                raise RuntimeError(
+                    "the server did not start: " + (home.parent / "server.log").read_text()[-800:]
+                )
             time.sleep(0.1)
         made = subprocess.run(
             [str(ROOT / "script" / "manage"), "token", "create", "admin", "--name", "bench"],

