@@ -22,11 +22,15 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler
-from django.http import HttpRequest
+from django.core.handlers.base import BaseHandler
+from django.http import FileResponse, HttpRequest
+from django.http.response import HttpResponseBase
 from django.urls import Resolver404, resolve
 
 from webapp.core import spool
 from webapp.core.errors import PROBLEM_TYPE, AppError, Invalid, TooLarge, TooMany
+from webapp.core.later import with_cookies
+from webapp.core.middleware import secure
 from webapp.core.refs import hold_slashes
 from webapp.core.routes import Route, route_of
 
@@ -87,9 +91,27 @@ _plan: ContextVar[_Plan] = ContextVar("body_plan")
 
 
 class WharfingerHandler(ASGIHandler):
+    """Middleware and view run in one go in the request's own thread (each change of thread costs more than most of them);
+    what takes time without working (`core.later`) follows on the event loop.
+    """
+
     def __init__(self) -> None:
-        super().__init__()
+        BaseHandler.__init__(self)
+        self.load_middleware(is_async=False)
         self._uploads = 0
+
+    async def run_get_response(self, request: HttpRequest) -> HttpResponseBase:
+        request.wf_later_follows = True
+        first = await sync_to_async(self.get_response, thread_sensitive=True)(request)
+        response = first
+        if (later := getattr(first, "wf_later", None)) is not None:
+            response = secure(request, with_cookies(await later(), first))
+            if response is not first:
+                response._resource_closers.extend(first._resource_closers)
+        response._handler_class = self.__class__
+        if isinstance(response, FileResponse):
+            response.block_size = self.chunk_size
+        return response
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (held := hold_slashes(scope.get("raw_path") or b"")) is not None:

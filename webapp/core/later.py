@@ -2,13 +2,14 @@
 
 A view returns a plain response with `wf_later` set: a coroutine function that makes the final answer on the server's
 event loop (waits for an operation, opens a stream of a node). So a thousand waiting requests are a thousand small objects.
+`core.asgi` awaits it; where there is no event loop (the test client) the middleware here does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction
+from asgiref.sync import async_to_sync
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
@@ -16,32 +17,21 @@ Later = Callable[[], Awaitable[HttpResponseBase]]
 
 
 class LaterMiddleware:
-    """Replaces a response that has `wf_later` by what that makes; works in both modes."""
+    """Replaces a response that has `wf_later` by what that makes, unless the server's handler will."""
 
-    sync_capable = True
-    async_capable = True
-
-    def __init__(
-        self, get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]
-    ) -> None:
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
-        if iscoroutinefunction(get_response):
-            markcoroutinefunction(self)
 
-    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        if iscoroutinefunction(self):
-            return self._later(request)
-        response: HttpResponseBase = self.get_response(request)  # type: ignore[assignment]
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
         later: Later | None = getattr(response, "wf_later", None)
-        return response if later is None else _with_cookies(async_to_sync(later)(), response)
-
-    async def _later(self, request: HttpRequest) -> HttpResponseBase:
-        response: HttpResponseBase = await self.get_response(request)  # type: ignore[misc]
-        later: Later | None = getattr(response, "wf_later", None)
-        return response if later is None else _with_cookies(await later(), response)
+        if later is None or hasattr(request, "wf_later_follows"):
+            return response
+        return with_cookies(async_to_sync(later)(), response)
 
 
-def _with_cookies(final: HttpResponseBase, first: HttpResponseBase) -> HttpResponseBase:
+def with_cookies(final: HttpResponseBase, first: HttpResponseBase) -> HttpResponseBase:
+    """Return `final` with the cookies that were set on the first answer."""
     if final is not first:
         final.cookies.update(first.cookies)
     return final

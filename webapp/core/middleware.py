@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 
 
 class SecurityHeadersMiddleware:
-    """Content policy without inline code, no framing, no sniffing, nothing private in caches.
+    """Content policy without inline code, no framing, no sniffing, nothing private in caches."""
 
-    Works in both modes without a change of thread: it only looks at the answer.
-    """
-
-    sync_capable = True
-    async_capable = True
-
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse | Awaitable[HttpResponse]]) -> None:
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
-        if iscoroutinefunction(get_response):
-            markcoroutinefunction(self)
 
-    def __call__(self, request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
-        if iscoroutinefunction(self):
-            return self._later(request)
-        return secure(request, self.get_response(request))  # type: ignore[arg-type]
-
-    async def _later(self, request: HttpRequest) -> HttpResponse:
-        return secure(request, await self.get_response(request))  # type: ignore[misc]
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return secure(request, self.get_response(request))
 
 
-def secure(request: HttpRequest, response: HttpResponse) -> HttpResponse:
+def secure(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     """Set the headers that are not there yet; a view may have stricter ones of its own."""
     for name, value in {
         "Content-Security-Policy": settings.CONTENT_SECURITY_POLICY,

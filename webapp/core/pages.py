@@ -41,7 +41,10 @@ def overview(request: HttpRequest) -> HttpResponse:
     places = list(nodes.node_list())
     context = {
         "counts": counts,
-        "census": [{"key": kind, "count": counts[kind], "tone": states.TONE_OF[kind], "words": states.WORDS[kind]} for kind in states.ORDER],
+        "census": [
+            {"key": kind, "count": counts[kind], "tone": states.TONE_OF[kind], "words": states.WORDS[kind]}
+            for kind in states.ORDER
+        ],
         "needing": _needing(request),
         "active": active,
         "applications": _applications(request),
@@ -55,7 +58,11 @@ def overview(request: HttpRequest) -> HttpResponse:
 
 def _needing(request: HttpRequest) -> list[dict[str, Any]]:
     """Return the containers that need somebody: what is wrong, and what one would do first."""
-    found = containers.container_list().filter(states.query_of("attention")).order_by("-finished_at", "-started_at")[:ATTENTION_SHOWN]
+    found = (
+        containers.container_list()
+        .filter(states.query_of("attention"))
+        .order_by("-finished_at", "-started_at")[:ATTENTION_SHOWN]
+    )
     return [_need(container) for container in found]
 
 
@@ -66,9 +73,16 @@ def _need(container: Container) -> dict[str, Any]:
     elif kind == "unhealthy":
         words, note = "health check fails", ""
     elif kind == "restarting":
-        words, note = f"exited with code {container.exit_code}" if container.exit_code is not None else "cannot stay up", ""
+        words, note = (
+            f"exited with code {container.exit_code}"
+            if container.exit_code is not None
+            else "cannot stay up",
+            "",
+        )
     else:
-        words, note = (container.error, "") if container.error else (f"exited with code {container.exit_code}", "")
+        words, note = (
+            (container.error, "") if container.error else (f"exited with code {container.exit_code}", "")
+        )
     if kind == "restarting" and container.restart_count:
         words += f", {container.restart_count} tries"
     if container.created_by:
@@ -83,7 +97,9 @@ def _applications(request: HttpRequest) -> list[dict[str, Any]]:
     found = []
     for group in groups:
         kinds = [states.kind_of(row) for row in group.rows]
-        worst = next((kind for kind in states.ATTENTION if kind in kinds), "running" if group.running else "exited-ok")
+        worst = next(
+            (kind for kind in states.ATTENTION if kind in kinds), "running" if group.running else "exited-ok"
+        )
         newest = max(group.rows, key=lambda row: row.created_at)
         found.append(
             {
@@ -144,7 +160,11 @@ def find(text: str) -> list[dict[str, Any]]:
         ("People", "people", [(u.shown_name, f"/audit/?actor={u.username}", u.role) for u in people]),
     ]  # fmt: skip
     return [
-        {"kind": kind, "icon": icon, "rows": [{"name": name, "url": url, "note": note} for name, url, note in rows]}
+        {
+            "kind": kind,
+            "icon": icon,
+            "rows": [{"name": name, "url": url, "note": note} for name, url, note in rows],
+        }
         for kind, icon, rows in kinds
         if rows
     ]

@@ -47,7 +47,7 @@ class NetworksView(WharfingerView):
     def get(self, request: Request) -> Response:
         query = request.query_params
         wanted = {name: query.get(name, "") for name in ("name", "driver", "project", "label", "node")}
-        return self.listing(selectors.network_list(**wanted), selectors.to_json)
+        return self.listing(selectors.network_list(**wanted).defer("record"), selectors.to_json)
 
     @describe("Make a network", body=NetworkWish, answer=shapes.NETWORK_DETAIL, status=201, work=True)
     def post(self, request: Request) -> HttpResponse:

@@ -50,7 +50,8 @@ class VolumesView(WharfingerView):
         query = request.query_params
         wanted = {name: query.get(name, "") for name in ("name", "project", "label", "node")}
         dangling = flag(query, "dangling") if "dangling" in query else None
-        return self.listing(selectors.volume_list(**wanted, dangling=dangling), selectors.to_json)
+        found = selectors.volume_list(**wanted, dangling=dangling).defer("record")
+        return self.listing(found, selectors.to_json)
 
     @describe("Make a volume", body=VolumeWish, answer=shapes.VOLUME_DETAIL, status=201, work=True)
     def post(self, request: Request) -> HttpResponse:
