@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,13 +23,14 @@ from engine.containers.launch import Launcher
 from engine.containers.model import Container
 from engine.containers.parts import Parts
 from engine.errors import BadSpec, Denied, NotFound, Unavailable, WrongState
-from engine.layers.apply import NO_REPLACE_POLICY, UPLOAD_POLICY, extract, extract_entries
-from engine.layers.compression import open_any
+from engine.layers.apply import NO_REPLACE_POLICY, UPLOAD_POLICY, Policy, extract, extract_entries
+from engine.layers.compression import UnpackedReader, open_any
 from engine.layers.diff import READ_CHUNK, Change, changes, pack_tree
 from engine.layers.limits import UPLOAD
 from engine.layers.tar import Kind, TarEntry, TarReader, TarWriter
 from engine.linux import xattrs
 from engine.linux.files import NOFOLLOW, child_path, open_in_root, opened
+from engine.linux.identity import as_owner
 from engine.linux.idshift import NO_SHIFT, IdShift, to_container
 from engine.linux.mount import unmount_below
 from engine.linux.userns import RANGE_SIZE, make_userns, open_idmap
@@ -130,18 +132,33 @@ class Archive:
             ):
                 raise Denied(f"the root of container {container.name!r} is read-only")
             try:
-                if copy_uid_gid:
-                    ids = resolve_user(view.root_fd, container.config["User"])
-                    owner = (view.id_start + ids.uid, view.id_start + ids.gid)
-                    reader = _Owned(TarReader(unpacked, UPLOAD, require_end=True), owner)
-                    extract_entries(reader, folder, UPLOAD, dataclasses.replace(policy, xattrs=False))
-                else:
-                    extract(unpacked, folder, UPLOAD, policy, idmap_start=view.id_start)
+                as_owner(
+                    view.id_start,
+                    view.id_start,
+                    lambda: self._unpack(container, view, unpacked, folder, policy, copy_uid_gid),
+                )
             except OSError as error:
                 if error.errno == errno.EROFS:
                     raise Denied(f"{path} in container {container.name!r} is read-only") from error
                 raise
         self._parts.store.announce(container, "extract-to-dir", path=path[:1024])
+
+    def _unpack(
+        self,
+        container: Container,
+        view: View,
+        source: UnpackedReader,
+        folder: int,
+        policy: Policy,
+        to_user: bool,
+    ) -> None:
+        if not to_user:
+            extract(source, folder, UPLOAD, policy, idmap_start=view.id_start)
+            return
+        ids = resolve_user(view.root_fd, container.config["User"])
+        owner = (view.id_start + ids.uid, view.id_start + ids.gid)
+        reader = _Owned(TarReader(source, UPLOAD, require_end=True), owner)
+        extract_entries(reader, folder, UPLOAD, dataclasses.replace(policy, xattrs=False))
 
     def changes(self, ref: str) -> list[Change]:
         """Return what differs from the image: added, changed and deleted paths, without the runtime's mount points."""
@@ -234,7 +251,10 @@ class Archive:
             with self._parts.volumes.opened_source(point) as source_fd:
                 source = f"/proc/self/fd/{source_fd}"
                 is_folder = stat.S_ISDIR(os.fstat(source_fd).st_mode)
-                with opened(_place(root, point.target, is_folder=is_folder)) as place:
+                start = container.subuid
+                with opened(
+                    as_owner(start, start, partial(_place, root, point.target, is_folder=is_folder))
+                ) as place:
                     target = f"/proc/self/fd/{place}"
                     if userns_fd < 0:
                         self._parts.mounts.bind(source, target, read_only=point.read_only)

@@ -21,7 +21,7 @@ MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
-_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 4, 0x10
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_IDMAP = 0x1, 0x00100000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -96,11 +96,14 @@ class LinuxMounts:
         try:
             if attributes:
                 values = _MountAttr(attributes, 0, 0, userns_fd)
-                flags = ctypes.c_uint(_AT_EMPTY_PATH | depth)
+                where = ctypes.c_uint(_AT_EMPTY_PATH | depth)
                 size = ctypes.c_size_t(ctypes.sizeof(values))
-                _check(_libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", flags, ctypes.byref(values), size), source)
+                _check(_libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", where, ctypes.byref(values), size), source)
+            flags = _MOVE_MOUNT_F_EMPTY_PATH
+            if target.startswith("/proc/self/fd/"):
+                flags |= _MOVE_MOUNT_T_SYMLINKS  # a place named by its descriptor, which no one can move
             moved = _libc.syscall(
-                _SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)
+                _SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), ctypes.c_uint(flags)
             )
             _check(moved, target)
         finally:
