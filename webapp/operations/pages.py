@@ -16,16 +16,38 @@ from webapp.operations.folding import log_of
 from webapp.operations.models import Operation
 from webapp.operations.progress import layers_of, summary_of
 
-STATES = (("", "All"), ("running,queued", "Running"), ("failed", "Failed"), ("succeeded", "Done"), ("cancelled", "Cancelled"))
-KINDS = (("", "Everything"), ("container.", "Containers"), ("image.", "Images"), ("build.", "Builds"), ("volume.", "Volumes"), ("network.", "Networks"), ("system.", "System"))
-PAGES = {"container": "/containers/", "image": "/images/", "volume": "/volumes/", "network": "/networks/", "build": "/builds/"}
+STATES = (
+    ("", "All"),
+    ("running,queued", "Running"),
+    ("failed", "Failed"),
+    ("succeeded", "Done"),
+    ("cancelled", "Cancelled"),
+)
+KINDS = (
+    ("", "Everything"),
+    ("container.", "Containers"),
+    ("image.", "Images"),
+    ("build.", "Builds"),
+    ("volume.", "Volumes"),
+    ("network.", "Networks"),
+    ("system.", "System"),
+)
+PAGES = {
+    "container": "/containers/",
+    "image": "/images/",
+    "volume": "/volumes/",
+    "network": "/networks/",
+    "build": "/builds/",
+}
 
 
 @page(Permission.VIEW)
 def operation_list(request: HttpRequest) -> HttpResponse:
     wanted = {name: request.GET.get(name, "").strip() for name in ("status", "kind", "user", "node", "q")}
     found = selectors.operation_list(
-        selectors.OperationFilter(kind=wanted["kind"], status=wanted["status"], user=wanted["user"], node=wanted["node"])
+        selectors.OperationFilter(
+            kind=wanted["kind"], status=wanted["status"], user=wanted["user"], node=wanted["node"]
+        )
     )
     if wanted["q"]:
         found = found.filter(target__icontains=wanted["q"])
@@ -37,7 +59,9 @@ def operation_list(request: HttpRequest) -> HttpResponse:
         "page": listed,
         "wanted": wanted,
         "filtered": any(wanted.values()),
-        "choices": [{"key": key, "label": label, "current": key == wanted["status"]} for key, label in STATES],
+        "choices": [
+            {"key": key, "label": label, "current": key == wanted["status"]} for key, label in STATES
+        ],
         "kinds": [{"key": key, "label": label, "current": key == wanted["kind"]} for key, label in KINDS],
     }
     return render(request, "operations/list.html", context)
@@ -80,7 +104,9 @@ def target_url(operation: Operation) -> str:
         image_id = str((operation.result or {}).get("image_id") or operation.target_id)
         known = operation.status == "succeeded" or operation.kind not in ("image.pull", "image.import")
         return f"{base}{image_id.removeprefix('sha256:')[:12]}/" if image_id and known else ""
-    return f"{base}{operation.target if operation.target_type in ('volume', 'network') else key}/" if key else ""
+    return (
+        f"{base}{operation.target if operation.target_type in ('volume', 'network') else key}/" if key else ""
+    )
 
 
 @page(POST=Permission.OPERATE)
@@ -101,4 +127,6 @@ def operation_retry(request: HttpRequest, ref: str) -> HttpResponse:
         again = services.retry(request.actor, operation)  # type: ignore[attr-defined]
     except AppError as error:
         return refused(request, error)
-    return accepted(request, again, f"{states.doing(again.kind)} {again.target}", to=f"/operations/{again.pk}/")
+    return accepted(
+        request, again, f"{states.doing(again.kind)} {again.target}", to=f"/operations/{again.pk}/"
+    )

@@ -112,13 +112,13 @@ def submit(
 
 
 def _sent_after_commit(operation: Operation) -> None:
+    wake.operation(operation)  # before the node can say more of it
     try:
         sender().send(operation)
     except NotSent as error:
         logger.warning("operation %s waits in the outbox: %s", operation.id, error)
         operation.sent_at, operation.attempts = None, 0
         Operation.objects.filter(pk=operation.pk, status=Status.QUEUED).update(sent_at=None, attempts=0)
-    wake.operation(operation)
 
 
 def deliver(operation: Operation) -> bool:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from webapp.containers import records as containers
@@ -82,7 +82,7 @@ def apply_batch(node_name: str, events: Sequence[NodeEvent]) -> int:
             notes += _apply(node, event)
             if event.type != OPERATION:
                 rows.append(_row(node, event))
-        Event.objects.bulk_create(rows, ignore_conflicts=True)
+        _keep(rows)
         node.epoch, node.seq = fresh[-1].epoch, fresh[-1].seq
         node.seen_at = timezone.now()
         node.save(update_fields=["epoch", "seq", "seen_at"])
@@ -107,6 +107,16 @@ def _fresh(node: Node, events: Sequence[NodeEvent]) -> list[NodeEvent]:
         fresh.append(event)
         seq = event.seq
     return fresh
+
+
+def _keep(rows: list[Event]) -> None:
+    """Store the events; the database gives their ids (not with `ignore_conflicts`, the way out that is never needed)."""
+    try:
+        with transaction.atomic():
+            Event.objects.bulk_create(rows)
+    except IntegrityError:
+        logger.warning("some of %s events were stored before", len(rows))
+        Event.objects.bulk_create(rows, ignore_conflicts=True)
 
 
 def _apply(node: Node, event: NodeEvent) -> list[Note]:
