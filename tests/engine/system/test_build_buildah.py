@@ -18,7 +18,9 @@ from tests.support.busybox import make_tar
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(shutil.which("buildah") is None, reason="buildah is not installed: script/test installs it"),
+    pytest.mark.skipif(
+        shutil.which("buildah") is None, reason="buildah is not installed: script/test installs it"
+    ),
 ]
 
 HEAD = "FROM scratch\nADD root.tar /\n"
@@ -73,14 +75,34 @@ def store() -> Iterator[list[str]]:
     """Options that keep buildah's things in a folder of the test's own."""
     folder = Path(tempfile.mkdtemp(prefix="wf-buildah-", dir="/var/tmp"))
     (folder / "storage.conf").write_text("")
-    yield ["buildah", "--root", str(folder / "root"), "--runroot", str(folder / "run"), "--storage-driver", "vfs"]
+    yield [
+        "buildah",
+        "--root",
+        str(folder / "root"),
+        "--runroot",
+        str(folder / "run"),
+        "--storage-driver",
+        "vfs",
+    ]
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _theirs(store: list[str], dockerfile: str, context: Path) -> Theirs:
     file = context.parent / "Dockerfile"
     file.write_text(dockerfile)
-    bud = [*store, "bud", "--isolation", "chroot", "--format", "docker", "--layers", "-q", "-f", str(file), str(context)]
+    bud = [
+        *store,
+        "bud",
+        "--isolation",
+        "chroot",
+        "--format",
+        "docker",
+        "--layers",
+        "-q",
+        "-f",
+        str(file),
+        str(context),
+    ]
     image = subprocess.run(bud, check=True, capture_output=True, text=True).stdout.strip()
     made = json.loads(_run([*store, "inspect", "--type", "image", image]))
     container = _run([*store, "from", "--pull-never", image])
@@ -100,7 +122,18 @@ def _files() -> Mapping[str, bytes | str]:
     return {**FILES, "root.tar": make_tar()}
 
 
-_SAME = ("Env", "Cmd", "Entrypoint", "WorkingDir", "User", "ExposedPorts", "Volumes", "StopSignal", "Shell", "OnBuild")
+_SAME = (
+    "Env",
+    "Cmd",
+    "Entrypoint",
+    "WorkingDir",
+    "User",
+    "ExposedPorts",
+    "Volumes",
+    "StopSignal",
+    "Shell",
+    "OnBuild",
+)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -115,7 +148,9 @@ def test_the_image_is_the_same(node: BuildNode, store: list[str], tmp_path: Path
     assert _without_sandbox(node.tree(result)) == _without_sandbox(theirs.tree)
     for key in _SAME:
         assert _plain(ours.get(key)) == _plain(theirs.config.get(key)), key
-    labels = {key: value for key, value in (theirs.config.get("Labels") or {}).items() if "buildah" not in key}
+    labels = {
+        key: value for key, value in (theirs.config.get("Labels") or {}).items() if "buildah" not in key
+    }
     assert ours.get("Labels", {}) == labels
     assert ours.get("Healthcheck") == theirs.config.get("Healthcheck")
 
