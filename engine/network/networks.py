@@ -189,7 +189,8 @@ class Networks:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        with file_lock(self._config.run_root / "networks.lock"):
+        # one lock for all engines of this host: two that look for a free subnet at once would find the same
+        with file_lock(self._config.run_root.parent / "wharfinger-networks.lock"):
             yield
 
     def _create(
