@@ -52,6 +52,14 @@ def parse_heredoc(word: str) -> Heredoc | None:
     return Heredoc(names[0], expand, match[2] == "-", int(match[1][:9] or 0))
 
 
+def maybe_heredoc(word: str) -> Heredoc | None:
+    """As `parse_heredoc`, for a word that may be anything: open quotes make it another word."""
+    try:
+        return parse_heredoc(word)
+    except ShellSyntaxError:
+        return None
+
+
 def heredocs_in(line: str) -> list[Heredoc]:
     """Return the here-documents that an instruction announces, in order, still without content."""
     lexer = Lexer(keep_unset=True, raw_quotes=True, raw_escapes=True)

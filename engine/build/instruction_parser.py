@@ -13,7 +13,7 @@ from dataclasses import replace
 from engine.build import instructions as ins
 from engine.build.durations import parse_duration
 from engine.build.flags import FlagError, Flags, read_flags
-from engine.build.heredoc import parse_heredoc
+from engine.build.heredoc import maybe_heredoc
 from engine.build.parser import Node, Parsed, column_of, parse
 from engine.build.runmounts import MountError, parse_mount
 from engine.build.suggest import did_you_mean
@@ -159,13 +159,13 @@ def _maintainer(node: Node) -> ins.Maintainer:
 def _places(node: Node) -> tuple[tuple[str, ...], tuple[ins.InlineFile, ...], str]:
     """Return sources, here-documents and destination of COPY or ADD."""
     *words, destination = node.args
-    if not node.is_json and parse_heredoc(destination):
+    if not node.is_json and maybe_heredoc(destination):
         raise ValueError(f"{node.name.upper()} cannot accept a heredoc as a destination")
     contents = {document.name: document for document in node.heredocs}
     sources: list[str] = []
     inline: list[ins.InlineFile] = []
     for word in words:
-        found = None if node.is_json else parse_heredoc(word)
+        found = None if node.is_json else maybe_heredoc(word)
         if found:
             document = contents.get(found.name, found)
             inline.append(ins.InlineFile(found.name, document.text, found.expand))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from engine.build import instructions as ins
-from engine.build.heredoc import parse_heredoc
+from engine.build.heredoc import maybe_heredoc
 from engine.build.log import StepLog
 from engine.build.ops.mounts import MountMaker, MountSources, OciMount
 from engine.build.runmounts import RunMount
@@ -54,7 +54,7 @@ def command_words(instruction: ins.Run, shell: tuple[str, ...]) -> tuple[tuple[s
     if not files:
         return ((*shell, *command.words) if command.shell else command.words), ""
     text = command.words[0]
-    if parse_heredoc(text) is None:
+    if maybe_heredoc(text) is None:
         text = "\n".join([text, *(document.content + document.name for document in files)])
         return (*shell, text), ""
     content = files[0].text

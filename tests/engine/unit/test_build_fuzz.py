@@ -29,6 +29,7 @@ SLOWEST_S = 1.0
 pytestmark = pytest.mark.timeout(600)
 
 _SEEDS = (
+    "FROM a\nCOPY C='d <<-e' \"F\"=g /c\nRUN <<E cat 'x\nE\n",
     "FROM a AS b\nARG X=${Y:-z}\nRUN --mount=type=cache,target=/c <<EOF\nls\nEOF\nCOPY --from=b --chmod=u=rwX a b /c/\n",
     "# escape=`\n# syntax=x\nFROM a\nENV A=b `\n  C='d e' \"F\"=g\nLABEL a b\nONBUILD RUN x\n",
     'FROM a\nCMD ["a", "b"]\nHEALTHCHECK --interval=1s CMD ["x"]\nEXPOSE 80/tcp 1-9\nVOLUME ["/a"]\nSHELL ["b"]\n',
