@@ -122,7 +122,13 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     contexts: list[BrowserContext] = []
 
     def open_it(
-        site: Site, path: str, *, size: str = "desk", theme: str = "light", user: str | None = "operator", scripts: bool = True
+        site: Site,
+        path: str,
+        *,
+        size: str = "desk",
+        theme: str = "light",
+        user: str | None = "operator",
+        scripts: bool = True,
     ) -> Page:
         width, height = SIZES[size]
         context = browser.new_context(
@@ -131,7 +137,9 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         )  # fmt: skip
         contexts.append(context)
         if user:
-            context.add_cookies([{"name": "wharfinger_session", "value": site.facts["sessions"][user], "url": site.url}])
+            context.add_cookies(
+                [{"name": "wharfinger_session", "value": site.facts["sessions"][user], "url": site.url}]
+            )
         page = context.new_page()
         page.problems = watch(page)  # type: ignore[attr-defined]
         page.goto(path)
@@ -147,7 +155,10 @@ def watch(page: Page) -> list[str]:
     problems: list[str] = []
 
     def said(message: Any) -> None:
-        if message.type == "error" and not any(known in message.text for known in ("WebSocket", "status of 4", "status of 5", "ERR_NETWORK_CHANGED")):
+        if message.type == "error" and not any(
+            known in message.text
+            for known in ("WebSocket", "status of 4", "status of 5", "ERR_NETWORK_CHANGED")
+        ):
             problems.append(message.text)
 
     page.on("console", said)

@@ -20,7 +20,11 @@ def test_a_changed_state_is_seen_without_reloading(site: Any, open_page: Open) -
     row = page.locator("tr", has_text="hellonginx")
     expect(row.locator(".wf-state")).to_have_text("Running")
     page.evaluate("window.stayed = true")
-    site.order("change", container="hellonginx", changes={"status": "exited", "exit_code": 3, "finished_at": 1764000000})
+    site.order(
+        "change",
+        container="hellonginx",
+        changes={"status": "exited", "exit_code": 3, "finished_at": 1764000000},
+    )
     expect(row.locator(".wf-state")).to_have_text("Exited 3", timeout=3000)
     assert page.evaluate("window.stayed"), "the page was loaded again"
 
@@ -31,7 +35,9 @@ def test_an_open_list_keeps_its_order_under_the_pointer(site: Any, open_page: Op
     before = names.all_text_contents()
     page.locator("tr", has_text="leafy-front-staging").hover()
     site.order("change", container="hellonginx", changes={"status": "paused"})
-    expect(page.locator("tr", has_text="hellonginx").locator(".wf-state")).to_have_text("Paused", timeout=3000)
+    expect(page.locator("tr", has_text="hellonginx").locator(".wf-state")).to_have_text(
+        "Paused", timeout=3000
+    )
     assert names.all_text_contents() == before
 
 
@@ -52,7 +58,12 @@ def test_a_failed_operation_says_why_and_stays(site: Any, open_page: Open) -> No
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.locator(".wf-toast")).to_contain_text("Starting leafy-migrate")
     operation = site.order("sent")[-1][0]
-    site.order("end", operation=operation, status="failed", error={"code": "port_taken", "detail": "port 80 is taken", "hint": "publish another port"})
+    site.order(
+        "end",
+        operation=operation,
+        status="failed",
+        error={"code": "port_taken", "detail": "port 80 is taken", "hint": "publish another port"},
+    )
     alert = page.locator(".wf-toast[role=alert]")
     expect(alert).to_contain_text("port 80 is taken", timeout=3000)
     page.wait_for_timeout(5500)
@@ -220,7 +231,20 @@ def test_a_lost_connection_is_said(site: Any, open_page: Open) -> None:
     expect(page.locator(".wf-conn")).to_contain_text("Reconnecting")
 
 
-@pytest.mark.parametrize("path", ["/", "/containers/", "/images/", "/builds/", "/volumes/", "/networks/", "/registries/", "/operations/", "/account/"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/containers/",
+        "/images/",
+        "/builds/",
+        "/volumes/",
+        "/networks/",
+        "/registries/",
+        "/operations/",
+        "/account/",
+    ],
+)
 def test_an_empty_list_says_what_to_do_next(path: str, empty_site: Any, open_page: Open, shoot: Any) -> None:
     page = open_page(empty_site, path, user="admin")
     expect(page.locator(".wf-empty").first).to_be_visible()

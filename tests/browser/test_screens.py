@@ -11,7 +11,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.serial, pytest.mark.timeout(600)]
 
 
 def pages_of(site: Any) -> dict[str, str]:
-    backend, staging, postgres = (site.container(name) for name in ("leafy-backend", "leafy-backend-staging", "leafy-postgres"))
+    backend, staging, postgres = (
+        site.container(name) for name in ("leafy-backend", "leafy-backend-staging", "leafy-postgres")
+    )
     image, builds = site.facts["images"][0][7:19], site.facts["builds"]
     return {
         "overview": "/",
@@ -83,7 +85,12 @@ LOOKS = [("light", "desk"), ("dark", "desk"), ("light", "phone")]
 
 @pytest.mark.parametrize(("theme", "size"), LOOKS, ids=["light", "dark", "phone"])
 def test_every_page_looks_right(
-    theme: str, size: str, shared_site: Any, open_page: Callable[..., Any], shoot: Callable[..., Any], request: pytest.FixtureRequest
+    theme: str,
+    size: str,
+    shared_site: Any,
+    open_page: Callable[..., Any],
+    shoot: Callable[..., Any],
+    request: pytest.FixtureRequest,
 ) -> None:
     only = request.config.getoption("--only", default="") or ""
     look = "phone" if size == "phone" else theme

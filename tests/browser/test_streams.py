@@ -32,7 +32,11 @@ def play(page: Page, path: str, greet: Callable[[WebSocketRoute], None]) -> list
 
 def log_lines(first: int, count: int, text: Callable[[int], str]) -> list[dict[str, str]]:
     return [
-        {"time": f"2025-11-24T{(n // 3600) % 24:02d}:{(n // 60) % 60:02d}:{n % 60:02d}.{n % 1000:03d}000000Z", "stream": "stdout", "text": text(n)}
+        {
+            "time": f"2025-11-24T{(n // 3600) % 24:02d}:{(n // 60) % 60:02d}:{n % 60:02d}.{n % 1000:03d}000000Z",
+            "stream": "stdout",
+            "text": text(n),
+        }
         for n in range(first, first + count)
     ]
 
@@ -82,7 +86,14 @@ def test_search_counts_hits_and_walks_through_them(shared_site: Any, open_page: 
 def test_lines_that_come_while_one_reads_are_counted_not_forced(shared_site: Any, open_page: Open) -> None:
     page = open_page(shared_site, "/keys/")
     sockets: list[WebSocketRoute] = []
-    play(page, "/logs/", lambda socket: (sockets.append(socket), socket.send(json.dumps({"lines": log_lines(0, 2000, words)})))[0])
+    play(
+        page,
+        "/logs/",
+        lambda socket: (
+            sockets.append(socket),
+            socket.send(json.dumps({"lines": log_lines(0, 2000, words)})),
+        )[0],
+    )
     page.goto(f"/containers/{shared_site.container('leafy-backend')}/")
     expect(page.locator(".wf-log-lines")).to_contain_text("page=1999")
     page.evaluate("document.querySelector('.wf-log-lines').scrollTop = 2000")
@@ -94,7 +105,11 @@ def test_lines_that_come_while_one_reads_are_counted_not_forced(shared_site: Any
 
 
 def test_a_gap_is_said(shared_site: Any, open_page: Open) -> None:
-    page = open_log(shared_site, open_page, [{"lines": log_lines(0, 3, words)}, {"lines": log_lines(9, 1, words), "missed": 214_000}])
+    page = open_log(
+        shared_site,
+        open_page,
+        [{"lines": log_lines(0, 3, words)}, {"lines": log_lines(9, 1, words), "missed": 214_000}],
+    )
     expect(page.locator(".wf-log-note")).to_contain_text("214 KB of lines were not sent here")
 
 
@@ -153,7 +168,10 @@ def test_a_recording_plays(shared_site: Any, open_page: Open, shoot: Any) -> Non
     from tests.support.sample_data import RECORDING
 
     page = open_page(shared_site, "/keys/", user="admin")
-    page.route(re.compile(r"/api/v1/recordings/"), lambda route: route.fulfill(body=RECORDING, content_type="application/x-asciicast"))
+    page.route(
+        re.compile(r"/api/v1/recordings/"),
+        lambda route: route.fulfill(body=RECORDING, content_type="application/x-asciicast"),
+    )
     page.goto(f"/audit/recordings/{'a' * 32}/")
     expect(page.locator(".xterm-rows")).to_contain_text("psql -d leafy", timeout=15000)
     assert page.problems == []  # type: ignore[attr-defined]
@@ -225,7 +243,10 @@ def test_a_running_build_shows_its_lines_as_they_come(shared_site: Any, open_pag
     play(page, f"/ws/operations/{build}", lambda socket: sockets.append(socket) or None)
     page.goto(f"/builds/{build}/")
     expect(page.locator("[data-key='step-1-2']")).to_be_visible()
-    lines = [{"text": f"[INFO] Compiling file {n}\n", "stream": "stdout", "step": "1.2", "at": BEGAN + n} for n in range(3)]
+    lines = [
+        {"text": f"[INFO] Compiling file {n}\n", "stream": "stdout", "step": "1.2", "at": BEGAN + n}
+        for n in range(3)
+    ]
     sockets[0].send(json.dumps({"lines": lines, "cursor": "3"}))
     expect(page.locator("[data-step-log='1.2']")).to_contain_text("2.0 [INFO] Compiling file 2")
     shoot(page, "build-lines-light")

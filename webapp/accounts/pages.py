@@ -25,7 +25,12 @@ def login(request: HttpRequest) -> HttpResponse:
     try:
         services.sign_in(request, username, request.POST.get("password", ""))
     except (NotSignedIn, TooMany) as problem:
-        response = render(request, "accounts/login.html", {"problem": problem, "username": username[:64]}, status=problem.status)
+        response = render(
+            request,
+            "accounts/login.html",
+            {"problem": problem, "username": username[:64]},
+            status=problem.status,
+        )
         if isinstance(problem, TooMany):
             response["Retry-After"] = str(problem.retry_after_s)
         return response
@@ -34,7 +39,9 @@ def login(request: HttpRequest) -> HttpResponse:
 
 def _next(request: HttpRequest) -> str:
     wanted = request.GET.get("next", "")
-    safe = url_has_allowed_host_and_scheme(wanted, allowed_hosts={request.get_host()}, require_https=request.is_secure())
+    safe = url_has_allowed_host_and_scheme(
+        wanted, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+    )
     return wanted if safe and wanted.startswith("/") else settings.LOGIN_REDIRECT_URL
 
 

@@ -43,18 +43,42 @@ def people(request: HttpRequest) -> HttpResponse:
         tokens[token.user_id] = tokens.get(token.user_id, 0) + token.is_valid
     for user in listed.items:
         user.token_count = tokens.get(user.pk, 0)
-        user.right_words = ", ".join(RIGHTS[right][0].lower() for right in user.rights) if user.role != Role.ADMIN else "all"
+        user.right_words = (
+            ", ".join(RIGHTS[right][0].lower() for right in user.rights) if user.role != Role.ADMIN else "all"
+        )
     every = selectors.all_tokens().filter(revoked_at=None)[:200]
-    return render(request, "accounts/people.html", {"page": listed, "tokens": [token for token in every if token.is_valid]})
+    return render(
+        request,
+        "accounts/people.html",
+        {"page": listed, "tokens": [token for token in every if token.is_valid]},
+    )
 
 
 def _person_context(user: User | None, form: Any) -> dict[str, Any]:
-    chosen = {right.value: bool(form.get(f"right_{right.value}")) if form else bool(user and getattr(user, f"right_{right.value}")) for right in Right}
+    chosen = {
+        right.value: bool(form.get(f"right_{right.value}"))
+        if form
+        else bool(user and getattr(user, f"right_{right.value}"))
+        for right in Right
+    }
     return {
         "user_": user,
-        "form": form or ({"username": user.username, "display_name": user.display_name, "role": user.role, "unix_uid": user.unix_uid} if user else {"role": Role.OPERATOR}),
+        "form": form
+        or (
+            {
+                "username": user.username,
+                "display_name": user.display_name,
+                "role": user.role,
+                "unix_uid": user.unix_uid,
+            }
+            if user
+            else {"role": Role.OPERATOR}
+        ),
         "roles": [(role.value, role.label, words) for role, words in ROLES.items()],
-        "rights": [{"name": right.value, "label": label, "about": about, "on": chosen[right.value]} for right, (label, about) in RIGHTS.items()],
+        "rights": [
+            {"name": right.value, "label": label, "about": about, "on": chosen[right.value]}
+            for right, (label, about) in RIGHTS.items()
+        ],
     }
 
 
@@ -167,7 +191,11 @@ def token_new(request: HttpRequest) -> HttpResponse:
         days = number(request.POST.get("days", ""), 90)
         expires_at = timezone.now() + datetime.timedelta(days=days) if days else None
         token, secret = services.token_create(
-            actor, name=request.POST.get("name", ""), scope=request.POST.get("scope", ""), user=owner, expires_at=expires_at
+            actor,
+            name=request.POST.get("name", ""),
+            scope=request.POST.get("scope", ""),
+            user=owner,
+            expires_at=expires_at,
         )
         shown = {"token": token, "secret": secret, "host": request.get_host(), "scheme": request.scheme}
         return dialog(request, "accounts/token_made.html", shown, back="/people/" if owner else "/account/")

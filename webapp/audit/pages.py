@@ -20,8 +20,18 @@ from webapp.core.routes import page
 from webapp.core.templatetags.wf import as_datetime
 from webapp.core.times import parse_moment
 
-OUTCOMES = (("", "All", "", ""), ("failed", "Failed", "exited-failed", "fail"), ("refused", "Refused", "unhealthy", "warn"))
-SPANS = (("", "Any time"), ("1h", "Last hour"), ("1d", "Last day"), ("7d", "Last 7 days"), ("30d", "Last 30 days"))
+OUTCOMES = (
+    ("", "All", "", ""),
+    ("failed", "Failed", "exited-failed", "fail"),
+    ("refused", "Refused", "unhealthy", "warn"),
+)
+SPANS = (
+    ("", "Any time"),
+    ("1h", "Last hour"),
+    ("1d", "Last day"),
+    ("7d", "Last 7 days"),
+    ("30d", "Last 30 days"),
+)
 ACTIONS = (
     ("", "Every action"), ("container.", "Containers"), ("image.", "Images"), ("build.", "Builds"), ("volume.", "Volumes"), ("network.", "Networks"),
     ("terminal.", "Terminals"), ("session.", "Sign-ins"), ("user.", "People"), ("token.", "Tokens"), ("registry.", "Registries"), ("system.", "System"),
@@ -34,7 +44,10 @@ PLACES = {
 
 @page(Permission.VIEW)
 def audit_book(request: HttpRequest) -> HttpResponse:
-    wanted = {name: request.GET.get(name, "").strip() for name in ("q", "actor", "action", "outcome", "face", "target", "since", "until", "operation")}
+    wanted = {
+        name: request.GET.get(name, "").strip()
+        for name in ("q", "actor", "action", "outcome", "face", "target", "since", "until", "operation")
+    }
     moment, problem = attempt(lambda: parse_moment(wanted["since"]))
     end, other = attempt(lambda: parse_moment(wanted["until"], field="until"))
     found = selectors.entry_list(
@@ -52,9 +65,15 @@ def audit_book(request: HttpRequest) -> HttpResponse:
         "problem": problem or other,
         "chosen": entry_view(chosen) if chosen else None,
         "head": Head.objects.filter(pk=1).first(),
-        "outcomes": [{"key": key, "label": label, "glyph": glyph, "tone": tone, "current": key == wanted["outcome"]} for key, label, glyph, tone in OUTCOMES],
-        "actions": [{"key": key, "label": label, "current": key == wanted["action"]} for key, label in ACTIONS],
-        "faces": [{"key": "", "label": "Every door", "current": not wanted["face"]}] + [{"key": key, "label": label, "current": key == wanted["face"]} for key, label in Face.choices],
+        "outcomes": [
+            {"key": key, "label": label, "glyph": glyph, "tone": tone, "current": key == wanted["outcome"]}
+            for key, label, glyph, tone in OUTCOMES
+        ],
+        "actions": [
+            {"key": key, "label": label, "current": key == wanted["action"]} for key, label in ACTIONS
+        ],
+        "faces": [{"key": "", "label": "Every door", "current": not wanted["face"]}]
+        + [{"key": key, "label": label, "current": key == wanted["face"]} for key, label in Face.choices],
         "spans": [{"key": key, "label": label, "current": key == wanted["since"]} for key, label in SPANS],
         "people": list(Entry.objects.order_by("actor").values_list("actor", flat=True).distinct()[:200]),
         "export_query": _export_query(wanted),
@@ -85,21 +104,30 @@ def entry_view(entry: Entry) -> dict[str, Any]:
     key = entry.target_id.removeprefix("sha256:")
     return {
         "entry": entry,
-        "body": json.dumps(json.loads(entry.body), indent=2, ensure_ascii=False) if entry.body not in ("", "{}") else "",
+        "body": json.dumps(json.loads(entry.body), indent=2, ensure_ascii=False)
+        if entry.body not in ("", "{}")
+        else "",
         "before": around.get(entry.seq - 1),
         "after": around.get(entry.seq + 1),
         "outcome": selectors.outcome_of(entry),
-        "url": place.format(id=key, name=entry.target) if place and entry.target and not gone and (key or "{id" not in place) else "",
+        "url": place.format(id=key, name=entry.target)
+        if place and entry.target and not gone and (key or "{id" not in place)
+        else "",
         "fits": chain.link_hash(entry) == entry.hash,
     }
 
 
-@page(POST=Permission.VIEW)
+@page(Permission.VIEW)
 def audit_verify(request: HttpRequest) -> HttpResponse:
     """Check the whole chain now and say the answer."""
     began = time.monotonic()
     verification = chain.verify()
-    context = {"verification": verification, "seconds": time.monotonic() - began, "at": timezone.now(), "first": Entry.objects.order_by("seq").first()}
+    context = {
+        "verification": verification,
+        "seconds": time.monotonic() - began,
+        "at": timezone.now(),
+        "first": Entry.objects.order_by("seq").first(),
+    }
     return render(request, "audit/verified.html", context)
 
 

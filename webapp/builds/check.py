@@ -57,13 +57,23 @@ def read(text: str) -> tuple[list[Instruction], list[dict[str, Any]]]:
             goes_on = part.endswith(escape)
             joined += (part[:-1] if goes_on else part) + " "
             at += 1
-            if at >= len(lines) or not (goes_on or (joined.strip() and not part.strip() and at > start + 1 and lines[at - 2].rstrip().endswith(escape))):
+            if at >= len(lines) or not (
+                goes_on
+                or (
+                    joined.strip()
+                    and not part.strip()
+                    and at > start + 1
+                    and lines[at - 2].rstrip().endswith(escape)
+                )
+            ):
                 break
         word, _, rest = joined.strip().partition(" ")
         instructions.append(Instruction(start + 1, word, rest.strip()))
         at, missing = _skip_heredocs(lines, at, word, rest)
         if missing:
-            return instructions, [_problem(start + 1, f"the text after <<{missing} never ends", f"end it with a line {missing}")]
+            return instructions, [
+                _problem(start + 1, f"the text after <<{missing} never ends", f"end it with a line {missing}")
+            ]
     return instructions, []
 
 
@@ -86,7 +96,11 @@ def _problem(line: int, message: str, hint: str = "", tone: str = "fail") -> dic
 def _order(instructions: list[Instruction]) -> list[dict[str, Any]]:
     first = next((one for one in instructions if one.word.upper() != "ARG"), None)
     if first is None:
-        return [_problem(1, "there is no FROM", "begin with FROM and the name of a base image, or FROM scratch")] if instructions else []
+        return (
+            [_problem(1, "there is no FROM", "begin with FROM and the name of a base image, or FROM scratch")]
+            if instructions
+            else []
+        )
     if first.word.upper() != "FROM" and first.word.upper() in KNOWN:
         return [_problem(first.line, f"{first.word.upper()} stands before FROM", "only ARG may")]
     return []
@@ -96,7 +110,13 @@ def _one(instruction: Instruction, stages: list[str]) -> list[dict[str, Any]]:
     word, rest, line = instruction.word.upper(), instruction.rest, instruction.line
     if word not in KNOWN:
         near = difflib.get_close_matches(word, KNOWN, 1, 0.6)
-        return [_problem(line, f"unknown instruction {instruction.word[:40]}", f"did you mean {near[0]}?" if near else "")]
+        return [
+            _problem(
+                line,
+                f"unknown instruction {instruction.word[:40]}",
+                f"did you mean {near[0]}?" if near else "",
+            )
+        ]
     if not rest:
         return [_problem(line, f"{word} says nothing", "an argument is missing")]
     if word == "FROM":
@@ -110,7 +130,11 @@ def _one(instruction: Instruction, stages: list[str]) -> list[dict[str, Any]]:
     if word == "MAINTAINER":
         return [_problem(line, "MAINTAINER is old", "write LABEL org.opencontainers.image.authors=…", "warn")]
     if word in ("ENV", "ARG") and _looks_secret(rest):
-        return [_problem(line, f"a secret in {word} stays readable in the image", "use RUN --mount=type=secret", "warn")]
+        return [
+            _problem(
+                line, f"a secret in {word} stays readable in the image", "use RUN --mount=type=secret", "warn"
+            )
+        ]
     return []
 
 
@@ -123,12 +147,26 @@ def _from(rest: str, line: int, stages: list[str]) -> list[dict[str, Any]]:
     if len(words) not in (1, 3) or (len(words) == 3 and not name):
         found.append(_problem(line, "FROM is written FROM image [AS name]"))
     elif name and not _NAME.match(name):
-        found.append(_problem(line, f"{words[2][:40]} cannot be the name of a stage", "lower-case letters, digits, - _ ."))
+        found.append(
+            _problem(
+                line, f"{words[2][:40]} cannot be the name of a stage", "lower-case letters, digits, - _ ."
+            )
+        )
     elif name and name in stages:
         found.append(_problem(line, f"two stages are called {name}"))
     base = words[0]
-    if base.lower() not in stages and base != "scratch" and "$" not in base and (":" not in base.rsplit("/", 1)[-1] or base.endswith(":latest")) and "@" not in base:
-        found.append(_problem(line, f"{base[:60]} may be another image tomorrow", "name a version instead of latest", "warn"))
+    if (
+        base.lower() not in stages
+        and base != "scratch"
+        and "$" not in base
+        and (":" not in base.rsplit("/", 1)[-1] or base.endswith(":latest"))
+        and "@" not in base
+    ):
+        found.append(
+            _problem(
+                line, f"{base[:60]} may be another image tomorrow", "name a version instead of latest", "warn"
+            )
+        )
     stages.append(name or str(len(stages)))
     return found
 
@@ -137,7 +175,12 @@ def _copy(word: str, rest: str, line: int, stages: list[str]) -> list[dict[str, 
     flags = [part for part in rest.split() if part.startswith("--")]
     words = [part for part in rest.split() if not part.startswith("--")]
     found = []
-    if not rest.split("--")[-1].strip().startswith("[") and "<<" not in rest and len(words) < 2 and not rest.startswith("["):
+    if (
+        not rest.split("--")[-1].strip().startswith("[")
+        and "<<" not in rest
+        and len(words) < 2
+        and not rest.startswith("[")
+    ):
         found.append(_problem(line, f"{word} needs a source and a destination"))
     if word == "COPY" and len(words) >= 2 and words[0].startswith(("http://", "https://")):
         found.append(_problem(line, "COPY fetches no address", "ADD does"))
@@ -145,7 +188,14 @@ def _copy(word: str, rest: str, line: int, stages: list[str]) -> list[dict[str, 
     if source.isdecimal() and int(source) >= len(stages) - 1:
         found.append(_problem(line, f"there is no stage {source} above this one"))
     if words[:1] == ["."] and word == "COPY" and not source:
-        found.append(_problem(line, "everything is copied: any change makes this and all after it run again", "copy what is needed, or keep a .dockerignore", "warn"))
+        found.append(
+            _problem(
+                line,
+                "everything is copied: any change makes this and all after it run again",
+                "copy what is needed, or keep a .dockerignore",
+                "warn",
+            )
+        )
     return found
 
 
@@ -153,10 +203,25 @@ def _json_form(word: str, rest: str, line: int) -> list[dict[str, Any]]:
     try:
         value = json.loads(rest)
     except ValueError:
-        return [_problem(line, f"{word} looks like a list but cannot be read as one", "words in double quotes, parted by commas", "warn")]
-    return [] if isinstance(value, list) and all(isinstance(item, str) for item in value) else [_problem(line, f"{word}'s list may hold words only")]
+        return [
+            _problem(
+                line,
+                f"{word} looks like a list but cannot be read as one",
+                "words in double quotes, parted by commas",
+                "warn",
+            )
+        ]
+    return (
+        []
+        if isinstance(value, list) and all(isinstance(item, str) for item in value)
+        else [_problem(line, f"{word}'s list may hold words only")]
+    )
 
 
 def _looks_secret(rest: str) -> bool:
     name, equal, value = rest.partition("=")
-    return bool(equal and value.strip("\"' ")) and bool(re.search(r"(?:password|passwd|secret|token|api_?key)", name, re.I)) and "$" not in value
+    return (
+        bool(equal and value.strip("\"' "))
+        and bool(re.search(r"(?:password|passwd|secret|token|api_?key)", name, re.I))
+        and "$" not in value
+    )

@@ -31,7 +31,11 @@ CMD ["./start"]
 @page(Permission.VIEW)
 def build_list(request: HttpRequest) -> HttpResponse:
     status, tag = request.GET.get("status", ""), request.GET.get("q", "").strip()
-    listed = part_of(request, selectors.build_list(status=status, tag=tag).order_by("-created_at", "-operation_id"), size=50)
+    listed = part_of(
+        request,
+        selectors.build_list(status=status, tag=tag).order_by("-created_at", "-operation_id"),
+        size=50,
+    )
     for build in listed.items:
         build.elapsed = shown.elapsed(build)
     context = {
@@ -61,7 +65,9 @@ def _first(request: HttpRequest) -> dict[str, Any]:
             "dockerfile": build.dockerfile,
             "dockerfile_path": build.dockerfile_path,
             "tags": " ".join(build.tags),
-            "build_args": "\n".join(f"{name}={value}" for name, value in build.build_args.items() if value != selectors.MASK),
+            "build_args": "\n".join(
+                f"{name}={value}" for name, value in build.build_args.items() if value != selectors.MASK
+            ),
             "target": build.target,
             "no_cache": build.no_cache,
             "had_context": build.context_size_bytes,
@@ -76,11 +82,15 @@ def _start(request: HttpRequest) -> HttpResponse:
     try:
         build, _ = services.build_create(request.actor, wish_of(request))  # type: ignore[attr-defined]
     except AppError as error:
-        if error.status in (401, 403) or (wants_fragment(request) and "json" in request.headers.get("Accept", "")):
+        if error.status in (401, 403) or (
+            wants_fragment(request) and "json" in request.headers.get("Accept", "")
+        ):
             return refused(request, error)
         form = {name: request.POST.get(name, "") for name in request.POST}
         line = (error.extra.get("context") or {}).get("line")
-        problems = [{"line": line, "message": error.detail, "hint": error.hint, "tone": "fail"}] if line else []
+        problems = (
+            [{"line": line, "message": error.detail, "hint": error.hint, "tone": "fail"}] if line else []
+        )
         context = {"form": form, "problem": error, "problems": problems, "start": START}
         return render(request, "builds/new.html", context, status=422)
     return redirected(request, f"/builds/{build.pk}/")
@@ -94,7 +104,9 @@ def wish_of(request: HttpRequest) -> BuildWish:
         context = None
     dockerfile = form.get("dockerfile", "").replace("\r\n", "\n")
     return BuildWish(
-        dockerfile="" if context is not None and (not dockerfile.strip() or dockerfile == START) else dockerfile,
+        dockerfile=""
+        if context is not None and (not dockerfile.strip() or dockerfile == START)
+        else dockerfile,
         dockerfile_path=form.get("dockerfile_path", "").strip() or "Dockerfile",
         context=context.take() if context is not None else "",
         context_size_bytes=context.size or 0 if context is not None else 0,
@@ -119,7 +131,7 @@ def _pairs(text: str) -> dict[str, str]:
     return pairs
 
 
-@page(POST=Permission.VIEW)
+@page(POST=Permission.OPERATE)
 def build_check(request: HttpRequest) -> HttpResponse:
     """Answer the problems of a Dockerfile that is being typed. Nothing is kept or changed."""
     return JsonResponse({"problems": check.problems_of(request.POST.get("dockerfile", "")[:MAX_CHECKED])})
@@ -142,9 +154,13 @@ def build(request: HttpRequest, ref: str) -> HttpResponse:
         "advice": advice,
         "advice_words": shown.advice_words(advice),
         "problems": _problems(build),
-        "image": Image.objects.filter(node=build.operation.node, image_id=build.image_id).first() if build.image_id else None,
+        "image": Image.objects.filter(node=build.operation.node, image_id=build.image_id).first()
+        if build.image_id
+        else None,
         "before": _before(build),
-        "can_repeat": build.operation.is_final and bool(build.dockerfile) and not build.operation.payload.get("context"),
+        "can_repeat": build.operation.is_final
+        and bool(build.dockerfile)
+        and not build.operation.payload.get("context"),
         "call_form": _call(build),
         "call_docker": _docker(build),
     }
@@ -154,8 +170,23 @@ def build(request: HttpRequest, ref: str) -> HttpResponse:
 def _problems(build: Build) -> list[dict[str, Any]]:
     error = build.operation.error or {}
     line = (error.get("context") or {}).get("line")
-    found = [{"line": int(line), "message": str(error.get("detail", "")), "hint": str(error.get("hint", "")), "tone": "fail"}] if line else []
-    found += [{"line": row["line"], "message": row["title"], "hint": row["hint"], "tone": "warn"} for row in shown.advice_of(build) if row["line"]]
+    found = (
+        [
+            {
+                "line": int(line),
+                "message": str(error.get("detail", "")),
+                "hint": str(error.get("hint", "")),
+                "tone": "fail",
+            }
+        ]
+        if line
+        else []
+    )
+    found += [
+        {"line": row["line"], "message": row["title"], "hint": row["hint"], "tone": "warn"}
+        for row in shown.advice_of(build)
+        if row["line"]
+    ]
     return found
 
 
@@ -199,5 +230,3 @@ def build_compare(request: HttpRequest, ref: str, other: str) -> HttpResponse:
     if old.created_at > new.created_at:
         return HttpResponseRedirect(f"/builds/{old.pk}/compare/{new.pk}/")
     return render(request, "builds/compare.html", {"old": old, "new": new, **shown.comparison(old, new)})
-
-

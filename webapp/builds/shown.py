@@ -53,8 +53,14 @@ def _stage(stage: dict[str, Any], known: dict[str, dict[str, Any]], folded: Fold
     planned = stage.get("steps") or []
     rows = planned if isinstance(planned, list) else []
     steps = [_step({**row, **known.get(str(row.get("id")), {})}, folded) for row in rows]
-    if len(steps) > 1 and steps[0]["status"] == "waiting" and steps[1]["status"] not in ("waiting", "cancelled"):
-        steps[0] |= _as("cached" if steps[1]["status"] == "cached" else "done")  # a FROM is not always told of
+    if (
+        len(steps) > 1
+        and steps[0]["status"] == "waiting"
+        and steps[1]["status"] not in ("waiting", "cancelled")
+    ):
+        steps[0] |= _as(
+            "cached" if steps[1]["status"] == "cached" else "done"
+        )  # a FROM is not always told of
     name = str(stage.get("name") or f"stage-{stage.get('index', 0)}")
     base_stage = stage.get("base_stage")
     return {
@@ -75,7 +81,16 @@ def _without_plan(known: dict[str, dict[str, Any]], folded: Folded) -> list[dict
     for step in known.values():
         names.setdefault(str(step.get("stage") or ""), []).append(_step(step, folded))
     return [
-        {"index": index, "name": name or "steps", "base": "", "needs": [], "on": "", "target": False, "steps": steps, **_stage_state(steps)}
+        {
+            "index": index,
+            "name": name or "steps",
+            "base": "",
+            "needs": [],
+            "on": "",
+            "target": False,
+            "steps": steps,
+            **_stage_state(steps),
+        }
         for index, (name, steps) in enumerate(names.items())
     ]
 
@@ -87,7 +102,17 @@ def _step(row: dict[str, Any], folded: Folded) -> dict[str, Any]:
     tone, glyph = STATES.get(status, ("rest", "wait"))
     lines = folded.lines.get(key, [])
     is_after = reason.startswith(("the step before", "after", "parent"))
-    verdict = "cached" if status == "cached" else "" if status in ("waiting", "skipped", "cancelled") else "after a miss" if is_after else "missed" if reason else ""
+    verdict = (
+        "cached"
+        if status == "cached"
+        else ""
+        if status in ("waiting", "skipped", "cancelled")
+        else "after a miss"
+        if is_after
+        else "missed"
+        if reason
+        else ""
+    )
     return {
         "id": key,
         "key": key.replace(".", "-"),
@@ -116,7 +141,13 @@ def _timed(lines: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Return lines with the seconds since the first of them."""
     start = next((line["at"] for line in lines if isinstance(line.get("at"), int | float)), None)
     return [
-        {"at": f"{line['at'] - start:6.1f}" if start is not None and isinstance(line.get("at"), int | float) else "", "text": line["text"], "stream": line["stream"]}
+        {
+            "at": f"{line['at'] - start:6.1f}"
+            if start is not None and isinstance(line.get("at"), int | float)
+            else "",
+            "text": line["text"],
+            "stream": line["stream"],
+        }
         for line in lines
     ]
 
@@ -126,7 +157,11 @@ def _stage_state(steps: list[dict[str, Any]]) -> dict[str, Any]:
     finished = sum(state in ("done", "cached") for state in states)
     spent = sum(step["duration"] for step in steps)
     if "failed" in states:
-        return {"tone": "fail", "glyph": "exited-failed", "words": f"failed at {finished + 1} of {len(steps)}"}
+        return {
+            "tone": "fail",
+            "glyph": "exited-failed",
+            "words": f"failed at {finished + 1} of {len(steps)}",
+        }
     if "running" in states:
         return {"tone": "work", "glyph": "creating", "words": f"{finished} of {len(steps)}"}
     if steps and finished == len(steps):
@@ -135,7 +170,11 @@ def _stage_state(steps: list[dict[str, Any]]) -> dict[str, Any]:
         return {"tone": "ok", "glyph": "done", "words": f"{len(steps)} steps, {long_span_text(spent)}"}
     if any(state == "cancelled" for state in states):
         return {"tone": "rest", "glyph": "removed", "words": f"cancelled at {finished + 1} of {len(steps)}"}
-    return {"tone": "", "glyph": "wait", "words": f"{finished} of {len(steps)}, waits" if finished else "waits"}
+    return {
+        "tone": "",
+        "glyph": "wait",
+        "words": f"{finished} of {len(steps)}, waits" if finished else "waits",
+    }
 
 
 def _counts(stages: list[dict[str, Any]]) -> dict[str, int]:
@@ -144,7 +183,13 @@ def _counts(stages: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def _words(counts: dict[str, int]) -> str:
-    names = (("cached", "cached"), ("done", "done"), ("running", "running"), ("failed", "failed"), ("waiting", "wait"))
+    names = (
+        ("cached", "cached"),
+        ("done", "done"),
+        ("running", "running"),
+        ("failed", "failed"),
+        ("waiting", "wait"),
+    )
     return ", ".join(f"{counts[key]} {word}" for key, word in names if counts[key])
 
 
@@ -155,7 +200,11 @@ def _now(stages: list[dict[str, Any]]) -> dict[str, Any] | None:
         for step in stage["steps"]:
             number += 1
             if step["status"] == "running":
-                return {"number": number, "text": step["text"], "number_text": f"{number} of {sum(len(one['steps']) for one in stages)}"}
+                return {
+                    "number": number,
+                    "text": step["text"],
+                    "number_text": f"{number} of {sum(len(one['steps']) for one in stages)}",
+                }
     return None
 
 
@@ -167,7 +216,13 @@ def _skipped(dockerfile: str, stages: list[dict[str, Any]]) -> list[dict[str, An
     for index, match in enumerate(_FROM.finditer(dockerfile)):
         base, name = match.group(1), (match.group(2) or f"stage-{index}")
         if index not in planned and planned:
-            skipped.append({"index": index, "name": name, "needs": [names[base.lower()]] if base.lower() in names else []})
+            skipped.append(
+                {
+                    "index": index,
+                    "name": name,
+                    "needs": [names[base.lower()]] if base.lower() in names else [],
+                }
+            )
         names[name.lower()] = index
     return skipped
 
@@ -177,10 +232,21 @@ def _skipped(dockerfile: str, stages: list[dict[str, Any]]) -> list[dict[str, An
 
 def graph_of(stages: list[dict[str, Any]], skipped: list[dict[str, Any]]) -> dict[str, Any]:
     """Return boxes and lines: a column a depth, each stage right of all that it stands on or copies from."""
-    everything = {stage["index"]: stage for stage in (*stages, *({**one, "tone": "skip", "glyph": "removed", "words": "skipped: nothing uses it"} for one in skipped))}
+    everything = {
+        stage["index"]: stage
+        for stage in (
+            *stages,
+            *(
+                {**one, "tone": "skip", "glyph": "removed", "words": "skipped: nothing uses it"}
+                for one in skipped
+            ),
+        )
+    }
     depth: dict[int, int] = {}
     for index in sorted(everything):
-        depth[index] = 1 + max([depth[need] for need in everything[index]["needs"] if need in depth], default=-1)
+        depth[index] = 1 + max(
+            [depth[need] for need in everything[index]["needs"] if need in depth], default=-1
+        )
     rows: dict[int, int] = {}
     boxes = {}
     for index in sorted(everything):
@@ -202,7 +268,14 @@ def graph_of(stages: list[dict[str, Any]], skipped: list[dict[str, Any]]) -> dic
     width = max([box["x"] for box in boxes.values()], default=0) + BOX_W + 2
     height = max([box["y"] for box in boxes.values()], default=0) + BOX_H + 8
     at_once = sum(stage["tone"] == "work" for stage in stages)
-    words = ", ".join(part for part in (f"{at_once} at once" if at_once > 1 else "", f"{len(skipped)} not needed" if skipped else "") if part)
+    words = ", ".join(
+        part
+        for part in (
+            f"{at_once} at once" if at_once > 1 else "",
+            f"{len(skipped)} not needed" if skipped else "",
+        )
+        if part
+    )
     return {"boxes": list(boxes.values()), "edges": edges, "width": width, "height": height, "words": words}
 
 
@@ -222,7 +295,10 @@ def advice_of(build: Build) -> list[dict[str, Any]]:
 
 
 def _advice(row: dict[str, Any]) -> dict[str, Any]:
-    bytes_, seconds = int(row.get("saves_bytes") or row.get("size_bytes") or 0), float(row.get("saves_s") or 0)
+    bytes_, seconds = (
+        int(row.get("saves_bytes") or row.get("size_bytes") or 0),
+        float(row.get("saves_s") or 0),
+    )
     title = str(row.get("title") or row.get("message") or row.get("text") or row.get("rule") or "")
     detail = str(row.get("detail") or row.get("why") or "")
     hint = str(row.get("hint") or row.get("fix") or "")
@@ -256,14 +332,31 @@ def comparison(old: Build, new: Build) -> dict[str, Any]:
         for line in difflib.ndiff(old.dockerfile.splitlines(), new.dockerfile.splitlines())
         if line[:1] in "+- "
     ]
-    steps = {name: {str(step.get("name", "")): step for step in build.steps or []} for name, build in (("old", old), ("new", new))}
+    steps = {
+        name: {str(step.get("name", "")): step for step in build.steps or []}
+        for name, build in (("old", old), ("new", new))
+    }
     names = list(dict.fromkeys([*steps["old"], *steps["new"]]))
-    rows = [{"name": name, "old": _brief(steps["old"].get(name)), "new": _brief(steps["new"].get(name))} for name in names]
-    return {"lines": lines, "rows": rows, "same_file": old.dockerfile == new.dockerfile, "grown": new.size_bytes - old.size_bytes}
+    rows = [
+        {"name": name, "old": _brief(steps["old"].get(name)), "new": _brief(steps["new"].get(name))}
+        for name in names
+    ]
+    return {
+        "lines": lines,
+        "rows": rows,
+        "same_file": old.dockerfile == new.dockerfile,
+        "grown": new.size_bytes - old.size_bytes,
+    }
 
 
 def _brief(step: dict[str, Any] | None) -> dict[str, Any] | None:
     if step is None:
         return None
     tone, glyph = STATES.get(str(step.get("status")), ("rest", "wait"))
-    return {"status": step.get("status"), "tone": tone, "glyph": glyph, "duration": float(step.get("duration_s") or 0), "size": int(step.get("size_bytes") or 0)}
+    return {
+        "status": step.get("status"),
+        "tone": tone,
+        "glyph": glyph,
+        "duration": float(step.get("duration_s") or 0),
+        "size": int(step.get("size_bytes") or 0),
+    }

@@ -21,7 +21,11 @@ from webapp.networks import selectors as networks
 from webapp.nodes import selectors as nodes
 
 HIDDEN_ENV = ("PATH",)
-NEEDED = {"postgres": ("POSTGRES_PASSWORD",), "mysql": ("MYSQL_ROOT_PASSWORD",), "mariadb": ("MARIADB_ROOT_PASSWORD",)}
+NEEDED = {
+    "postgres": ("POSTGRES_PASSWORD",),
+    "mysql": ("MYSQL_ROOT_PASSWORD",),
+    "mariadb": ("MARIADB_ROOT_PASSWORD",),
+}
 FLAGS = ("tty", "auto_remove", "read_only", "init", "privileged")
 
 
@@ -40,7 +44,11 @@ def run(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         return _run(request)
     like = request.GET.get("like", "")
-    filled = _like(selectors.container_get(like)) if like else _from_image(request.GET.get("image", "").strip(), request.GET.get("name", "").strip())
+    filled = (
+        _like(selectors.container_get(like))
+        if like
+        else _from_image(request.GET.get("image", "").strip(), request.GET.get("name", "").strip())
+    )
     return _form(request, filled)
 
 
@@ -62,7 +70,9 @@ def _run(request: HttpRequest) -> HttpResponse:
     return accepted(request, operation, f"{words} {container.name}", to=f"/containers/{container.id[:12]}/")
 
 
-def _form(request: HttpRequest, filled: Filled, problem: AppError | None = None, status: int = 200) -> HttpResponse:
+def _form(
+    request: HttpRequest, filled: Filled, problem: AppError | None = None, status: int = 200
+) -> HttpResponse:
     defaults = image_facts(str(filled.values.get("image", "")))
     places = [node for node in nodes.node_list() if node.is_enabled]
     context = {
@@ -73,7 +83,9 @@ def _form(request: HttpRequest, filled: Filled, problem: AppError | None = None,
         "images": [name for image in images.image_list()[:200] for name in image.names],
         "networks": networks.network_list()[:100],
         "nodes": places,
-        "node": next((node for node in places if node.name == filled.values.get("node")), places[0] if places else None),
+        "node": next(
+            (node for node in places if node.name == filled.values.get("node")), places[0] if places else None
+        ),
         "restarts": shown.RESTARTS,
         "lacking": _lacking(request),
     }
@@ -81,7 +93,12 @@ def _form(request: HttpRequest, filled: Filled, problem: AppError | None = None,
 
 
 def _lacking(request: HttpRequest) -> str:
-    words = {Right.HOST_MOUNTS: "host mounts", Right.PRIVILEGED: "privileged", Right.HOST_NAMESPACES: "host namespaces", Right.DEVICES: "devices"}
+    words = {
+        Right.HOST_MOUNTS: "host mounts",
+        Right.PRIVILEGED: "privileged",
+        Right.HOST_NAMESPACES: "host namespaces",
+        Right.DEVICES: "devices",
+    }
     lacking = [text for right, text in words.items() if right not in request.actor.rights]  # type: ignore[attr-defined]
     return ", ".join(lacking)
 
@@ -95,23 +112,44 @@ def image_facts(reference: str) -> dict[str, Any]:
         return {}
     try:
         image = images.image_get(reference)
-        return {**services.image_defaults(reference), "here": True, "size_bytes": image.size_bytes, "name": image.shown_name}
+        return {
+            **services.image_defaults(reference),
+            "here": True,
+            "size_bytes": image.size_bytes,
+            "name": image.shown_name,
+        }
     except AppError:
         return {"here": False}
 
 
 def _from_image(reference: str, name: str = "") -> Filled:
     facts = image_facts(reference)
-    filled = Filled({"image": reference, "name": name, "restart": "no", "memory_unit": "MiB", "network": "bridge"})
+    filled = Filled(
+        {"image": reference, "name": name, "restart": "no", "memory_unit": "MiB", "network": "bridge"}
+    )
     if not facts.get("here"):
         return filled
     filled.ports = [_port_row(exposed) for exposed in facts["ports"]]
-    needed = next((names for start, names in NEEDED.items() if reference.split("/")[-1].startswith(start)), ())
-    filled.env = [{"name": variable, "value": "", "image": "needed, not set", "secret": True} for variable in needed]
-    filled.env += [{"name": key, "value": "", "image": value} for key, value in facts["env"].items() if key not in HIDDEN_ENV]
+    needed = next(
+        (names for start, names in NEEDED.items() if reference.split("/")[-1].startswith(start)), ()
+    )
+    filled.env = [
+        {"name": variable, "value": "", "image": "needed, not set", "secret": True} for variable in needed
+    ]
+    filled.env += [
+        {"name": key, "value": "", "image": value}
+        for key, value in facts["env"].items()
+        if key not in HIDDEN_ENV
+    ]
     base = name or reference.split("/")[-1].split(":")[0].split("@")[0]
     filled.mounts = [
-        {"kind": "volume", "source": f"{base}-data" if index == 0 else f"{base}-data-{index + 1}", "target": target, "access": "write", "image": True}
+        {
+            "kind": "volume",
+            "source": f"{base}-data" if index == 0 else f"{base}-data-{index + 1}",
+            "target": target,
+            "access": "write",
+            "image": True,
+        }
         for index, target in enumerate(facts["volumes"])
     ]
     return filled
@@ -147,12 +185,24 @@ def _like(container: Container) -> Filled:
         }
     )
     filled.ports = [
-        {"host": "" if index or not port.get("host_port") else str(port["host_port"]), "container": str(port["container_port"]), "protocol": port.get("protocol", "tcp")}
+        {
+            "host": "" if index or not port.get("host_port") else str(port["host_port"]),
+            "container": str(port["container_port"]),
+            "protocol": port.get("protocol", "tcp"),
+        }
         for index, port in enumerate(spec.get("ports") or [])
     ]
-    filled.env = [{"name": key, "value": value or "", "image": (facts.get("env") or {}).get(key, "not set")} for key, value in (spec.get("env") or {}).items()]
+    filled.env = [
+        {"name": key, "value": value or "", "image": (facts.get("env") or {}).get(key, "not set")}
+        for key, value in (spec.get("env") or {}).items()
+    ]
     filled.mounts = [
-        {"kind": m.get("type", "volume"), "source": m.get("source", ""), "target": m["target"], "access": "read" if m.get("read_only") else "write"}
+        {
+            "kind": m.get("type", "volume"),
+            "source": m.get("source", ""),
+            "target": m["target"],
+            "access": "read" if m.get("read_only") else "write",
+        }
         for m in spec.get("mounts") or []
     ]
     return filled
@@ -164,17 +214,24 @@ def _next_name(name: str) -> str:
 
 
 def _from_post(form: QueryDict) -> Filled:
-    values: dict[str, Any] = {name: form.get(name, "") for name in form if not name.startswith(("port_", "env_", "mount_"))}
+    values: dict[str, Any] = {
+        name: form.get(name, "") for name in form if not name.startswith(("port_", "env_", "mount_"))
+    }
     values |= {flag: bool(form.get(flag)) for flag in FLAGS}
     columns = _rows(form, "port_host", "port_container", "port_protocol")
     facts = image_facts(values.get("image", ""))
     return Filled(
         values,
         [{"host": host, "container": inner, "protocol": protocol} for host, inner, protocol in columns],
-        [{"name": name, "value": value, "image": (facts.get("env") or {}).get(name, "")} for name, value in _rows(form, "env_name", "env_value")],
+        [
+            {"name": name, "value": value, "image": (facts.get("env") or {}).get(name, "")}
+            for name, value in _rows(form, "env_name", "env_value")
+        ],
         [
             {"kind": kind, "source": source, "target": target, "access": access}
-            for kind, source, target, access in _rows(form, "mount_kind", "mount_source", "mount_target", "mount_access")
+            for kind, source, target, access in _rows(
+                form, "mount_kind", "mount_source", "mount_target", "mount_access"
+            )
         ],
     )
 
@@ -202,11 +259,21 @@ def spec_of(form: QueryDict) -> dict[str, Any]:
         spec["networks"] = [network]
     if aliases := form.get("aliases", "").replace(",", " ").split():
         spec["aliases"] = aliases
-    spec["ports"] = [_port_text(*row) for row in _rows(form, "port_host", "port_container", "port_protocol") if row[0] and row[1]]
-    spec["exposed_ports"] = [f"{row[1]}/{row[2] or 'tcp'}" for row in _rows(form, "port_host", "port_container", "port_protocol") if row[1] and not row[0]]
+    spec["ports"] = [
+        _port_text(*row)
+        for row in _rows(form, "port_host", "port_container", "port_protocol")
+        if row[0] and row[1]
+    ]
+    spec["exposed_ports"] = [
+        f"{row[1]}/{row[2] or 'tcp'}"
+        for row in _rows(form, "port_host", "port_container", "port_protocol")
+        if row[1] and not row[0]
+    ]
     spec["env"] = {name: value for name, value in _rows(form, "env_name", "env_value") if name and value}
     spec["mounts"] = [
-        _mount(*row) for row in _rows(form, "mount_kind", "mount_source", "mount_target", "mount_access") if row[2] and (row[1] or row[0] == "tmpfs")
+        _mount(*row)
+        for row in _rows(form, "mount_kind", "mount_source", "mount_target", "mount_access")
+        if row[2] and (row[1] or row[0] == "tmpfs")
     ]
     spec["restart"] = form.get("restart") or "no"
     spec["resources"] = limits_from(form)

@@ -25,7 +25,11 @@ def port_list(container: Container, host: str, *, unpublished: bool = True) -> l
     """Return published ports (with the address that opens them, where a browser can), then those only exposed."""
     shown, seen = [], set()
     for port in container.summary.get("ports") or []:
-        inner, outer, protocol = port.get("container_port"), port.get("host_port"), port.get("protocol", "tcp")
+        inner, outer, protocol = (
+            port.get("container_port"),
+            port.get("host_port"),
+            port.get("protocol", "tcp"),
+        )
         if (outer, inner, protocol) in seen:
             continue  # the same port on IPv4 and IPv6
         seen.add((outer, inner, protocol))
@@ -37,7 +41,9 @@ def port_list(container: Container, host: str, *, unpublished: bool = True) -> l
         for exposed in sorted((container.record.get("config") or {}).get("ExposedPorts") or {}):
             number, _, protocol = exposed.partition("/")
             if number.isdecimal() and (int(number), protocol or "tcp") not in published:
-                shown.append({"text": number if protocol in ("", "tcp") else exposed, "url": "", "published": False})
+                shown.append(
+                    {"text": number if protocol in ("", "tcp") else exposed, "url": "", "published": False}
+                )
     return shown
 
 
@@ -70,14 +76,19 @@ class Group:
 
     @property
     def networks(self) -> list[str]:
-        names = {entry["name"] for row in self.rows for entry in row.summary.get("networks") or [] if entry.get("name")}
+        names = {
+            entry["name"]
+            for row in self.rows
+            for entry in row.summary.get("networks") or []
+            if entry.get("name")
+        }
         return sorted(names - {"bridge"})
 
 
 def dress(rows: list[Container], host: str) -> list[Container]:
     """Give each row what its line in a list shows."""
     for row in rows:
-        ports = [port for port in _listed_ports(row, host)]
+        ports = _listed_ports(row, host)
         row.ports = ports[:PORTS_IN_A_ROW]  # type: ignore[attr-defined]
         row.more_ports = max(0, len(ports) - PORTS_IN_A_ROW)  # type: ignore[attr-defined]
         row.actions = " ".join(verb for verb in selectors.actions_of(row) if verb != "remove")  # type: ignore[attr-defined]
@@ -86,7 +97,9 @@ def dress(rows: list[Container], host: str) -> list[Container]:
 
 
 def _listed_ports(row: Container, host: str) -> list[dict[str, Any]]:
-    return port_list(row, host, unpublished=False)  # lists do not load the record, which holds the exposed ones
+    return port_list(
+        row, host, unpublished=False
+    )  # lists do not load the record, which holds the exposed ones
 
 
 def grouped(rows: list[Container]) -> list[Group]:
@@ -183,7 +196,9 @@ def _test_words(check: dict[str, Any]) -> str:
     test = check.get("test") or check.get("Test") or []
     if not test or test[0] == "NONE":
         return ""
-    return " ".join(test[1:]) if test[0] == "CMD-SHELL" else shlex.join(test[1:] if test[0] == "CMD" else test)
+    return (
+        " ".join(test[1:]) if test[0] == "CMD-SHELL" else shlex.join(test[1:] if test[0] == "CMD" else test)
+    )
 
 
 def detail_sections(container: Container, *, show_env: bool) -> list[dict[str, Any]]:
@@ -240,10 +255,23 @@ def env_of(config: dict[str, Any], spec: dict[str, Any]) -> list[tuple[str, str]
     return sorted(pairs.items())
 
 
-def _section(title: str, rows: list[tuple[str, str, str | None]], empty: str = "Nothing to say.") -> dict[str, Any]:
-    plain = ("Made", "Started", "Ended", "Confirmed", "User namespace", "Terminal", "Privileged", "Root file system")
+def _section(
+    title: str, rows: list[tuple[str, str, str | None]], empty: str = "Nothing to say."
+) -> dict[str, Any]:
+    plain = (
+        "Made",
+        "Started",
+        "Ended",
+        "Confirmed",
+        "User namespace",
+        "Terminal",
+        "Privileged",
+        "Root file system",
+    )
     shown = [
-        {"name": name, "value": value, "link": link, "code": name not in plain} for name, value, link in rows if value
+        {"name": name, "value": value, "link": link, "code": name not in plain}
+        for name, value, link in rows
+        if value
     ]
     return {"title": title, "facts": shown, "empty": empty}
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from django.utils import timezone
 
 from webapp.audit import selectors as audit
 from webapp.audit.models import Entry, Outcome
+from webapp.containers import services
 from webapp.containers.models import Container
 from webapp.core import states
 from webapp.core.answers import attempt
 from webapp.core.errors import AppError
 from webapp.core.templatetags.wf import as_datetime
 from webapp.nodes import selectors as nodes
-from webapp.operations.services import ask
 
 SOURCES = {"": "Everything", "people": "People", "engine": "Engine", "kernel": "Kernel", "health": "Health"}
 EVENTS_SHOWN = 300
@@ -53,7 +54,7 @@ def days_of(container: Container, source: str = "") -> tuple[list[dict[str, Any]
 def _events(container: Container) -> tuple[list[dict[str, Any]], AppError | None]:
     found = nodes.event_list(type="container", subject=container.id).order_by("-id")[:EVENTS_SHOWN]
     kept = [{"at": e.at, "action": e.action, "attributes": e.attributes, "key": f"e{e.pk}"} for e in found]
-    answer, problem = attempt(lambda: ask(container.node, "container.timeline", {"container": container.id, "limit": EVENTS_SHOWN}))
+    answer, problem = attempt(lambda: services.ask(container, "timeline", limit=EVENTS_SHOWN))
     told = [_told(event, number) for number, event in enumerate((answer or {}).get("events") or [])]
     told = [event for event in told if event]
     return (told or kept), None if kept else problem
@@ -61,8 +62,20 @@ def _events(container: Container) -> tuple[list[dict[str, Any]], AppError | None
 
 def _told(event: dict[str, Any], number: int) -> dict[str, Any]:
     at = as_datetime(event.get("time_ns") or event.get("time") or event.get("at"))
-    attributes = {**(event.get("attributes") or {}), "lines": event.get("lines") or (event.get("attributes") or {}).get("lines")}
-    return {"at": at, "action": event.get("action", ""), "attributes": attributes, "key": f"n{event.get('seq', number)}"} if at else {}
+    attributes = {
+        **(event.get("attributes") or {}),
+        "lines": event.get("lines") or (event.get("attributes") or {}).get("lines"),
+    }
+    return (
+        {
+            "at": at,
+            "action": event.get("action", ""),
+            "attributes": attributes,
+            "key": f"n{event.get('seq', number)}",
+        }
+        if at
+        else {}
+    )
 
 
 def _from_events(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -71,12 +84,24 @@ def _from_events(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _from_event(event: dict[str, Any]) -> dict[str, Any] | None:
     action, attributes = event["action"], event["attributes"]
-    base = {"at": event["at"], "key": event["key"], "kind": "engine", "source": "engine", "lines": _lines(attributes.get("lines"))}
+    base = {
+        "at": event["at"],
+        "key": event["key"],
+        "kind": "engine",
+        "source": "engine",
+        "lines": _lines(attributes.get("lines")),
+    }
     if action == "die":
         code = str(attributes.get("exitCode", attributes.get("exit_code", "?")))
         failed = code not in ("0", "143")
         tone, glyph = ("fail", "exited-failed") if failed else ("rest", "exited-ok")
-        return base | {"tone": tone, "glyph": glyph, "text": f"Ended with exit code {code}", "strong": failed, "note": _lasted(attributes)}
+        return base | {
+            "tone": tone,
+            "glyph": glyph,
+            "text": f"Ended with exit code {code}",
+            "strong": failed,
+            "note": _lasted(attributes),
+        }
     if action.startswith("health_status"):
         status = action.partition(":")[2].strip() or str(attributes.get("status", ""))
         well = status == "healthy"
@@ -108,7 +133,12 @@ def _lines(lines: Any) -> list[dict[str, str]]:
     for line in (lines or [])[-LINES_BEFORE:]:
         if isinstance(line, dict):
             moment = as_datetime(line.get("time"))
-            shown.append({"time": moment.strftime("%H:%M:%S") if moment else "", "text": str(line.get("text", ""))[:500]})
+            shown.append(
+                {
+                    "time": moment.strftime("%H:%M:%S") if moment else "",
+                    "text": str(line.get("text", ""))[:500],
+                }
+            )
         elif isinstance(line, list | tuple) and len(line) == 3:
             moment = as_datetime(line[0])
             shown.append({"time": moment.strftime("%H:%M:%S") if moment else "", "text": str(line[2])[:500]})
@@ -122,11 +152,24 @@ def _from_book(container: Container) -> list[dict[str, Any]]:
             "at": entry.at,
             "key": f"a{entry.seq}",
             "kind": "people",
-            "tone": "warn" if entry.outcome == Outcome.REFUSED else "fail" if entry.outcome == Outcome.FAILED else "rest",
+            "tone": "warn"
+            if entry.outcome == Outcome.REFUSED
+            else "fail"
+            if entry.outcome == Outcome.FAILED
+            else "rest",
             "glyph": "person",
             "who": entry.actor or "nobody",
             "text": _words(entry),
-            "note": ", ".join(part for part in (entry.get_face_display(), entry.token and f"token {entry.token}", entry.address, entry.detail) if part),
+            "note": ", ".join(
+                part
+                for part in (
+                    entry.get_face_display(),
+                    entry.token and f"token {entry.token}",
+                    entry.address,
+                    entry.detail,
+                )
+                if part
+            ),
             "source": f"entry {entry.seq:,}",
             "link": f"/audit/?entry={entry.seq}",
         }
@@ -145,7 +188,10 @@ def _words(entry: Entry) -> str:
         return f"was refused: {verb}"
     if entry.outcome == Outcome.FAILED:
         return f"asked to {verb}: it failed"
-    return {"session.open": "signed in"}.get(entry.action, f"asked to {verb} it" if entry.outcome == Outcome.ACCEPTED else entry.action.replace(".", " "))
+    return {"session.open": "signed in"}.get(
+        entry.action,
+        f"asked to {verb} it" if entry.outcome == Outcome.ACCEPTED else entry.action.replace(".", " "),
+    )
 
 
 def _by_day(happened: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -174,11 +220,17 @@ def graph_of(rows: list[Container]) -> dict[str, Any]:
     """
     outer = [row for row in rows if row.summary.get("ports")]
     inner = [row for row in rows if row not in outer]
-    columns = [column for column in (outer, [r for r in inner if not _keeps_data(r)], [r for r in inner if _keeps_data(r)]) if column]
+    columns = [
+        column
+        for column in (outer, [r for r in inner if not _keeps_data(r)], [r for r in inner if _keeps_data(r)])
+        if column
+    ]
     boxes: dict[str, dict[str, Any]] = {}
     published = [
         {"x": 0, "y": _y(number), "w": 104, "text": f"port {port['host_port']}", "to": row.id}
-        for number, (row, port) in enumerate([(row, port) for row in outer for port in _unique_ports(row)][:6])
+        for number, (row, port) in enumerate(
+            [(row, port) for row in outer for port in _unique_ports(row)][:6]
+        )
     ]
     left = 104 + GAP_X if published else 0
     for at, column in enumerate(columns):
@@ -191,12 +243,21 @@ def graph_of(rows: list[Container]) -> dict[str, Any]:
                 "node_tone": "fail" if kind == "exited-failed" else "work" if kind == "creating" else "",
             }  # fmt: skip
     edges = [_edge(box["x"] + box["w"], box["y"] + BOX_H / 2, boxes[box["to"]]) for box in published]
-    for before, after in zip(columns, columns[1:], strict=False):
+    for before, after in pairwise(columns):
         edges += [
-            _edge(boxes[a.id]["x"] + BOX_W, boxes[a.id]["y"] + BOX_H / 2, boxes[b.id]) for a in before for b in after if _share_network(a, b)
+            _edge(boxes[a.id]["x"] + BOX_W, boxes[a.id]["y"] + BOX_H / 2, boxes[b.id])
+            for a in before
+            for b in after
+            if _share_network(a, b)
         ]
     height = max([box["y"] for box in [*boxes.values(), *published]], default=0) + BOX_H + 8
-    return {"published": published, "boxes": list(boxes.values()), "edges": edges, "width": left + len(columns) * (BOX_W + GAP_X) - GAP_X + 2, "height": height}
+    return {
+        "published": published,
+        "boxes": list(boxes.values()),
+        "edges": edges,
+        "width": left + len(columns) * (BOX_W + GAP_X) - GAP_X + 2,
+        "height": height,
+    }
 
 
 def _y(number: int) -> int:
@@ -215,7 +276,10 @@ def _unique_ports(row: Container) -> list[dict[str, Any]]:
 
 
 def _keeps_data(row: Container) -> bool:
-    return any(mount.get("type") == "volume" and not mount.get("read_only") for mount in row.summary.get("mounts") or [])
+    return any(
+        mount.get("type") == "volume" and not mount.get("read_only")
+        for mount in row.summary.get("mounts") or []
+    )
 
 
 def _share_network(a: Container, b: Container) -> bool:

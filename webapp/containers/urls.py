@@ -1,18 +1,19 @@
 """Pages of this app, at the root of the site."""
 
-from django.urls import path, re_path
+from django.urls import path
 
-from webapp.containers import pages, run_pages, verb_pages
+from webapp.containers import list_pages, pages, run_pages, verb_pages
+
+PROJECT_VERBS = ("start", "stop", "restart")
 
 urlpatterns = [
-    path("containers/", pages.container_list, name="containers"),
-    path("containers/rows/", pages.container_rows, name="container_rows"),
+    path("containers/", list_pages.container_list, name="containers"),
+    path("containers/rows/", list_pages.container_rows, name="container_rows"),
     path("containers/run/", run_pages.run, name="container_run"),
     path("containers/bulk/", verb_pages.container_bulk, name="container_bulk"),
     path("containers/remove/", verb_pages.container_remove, name="containers_remove"),
     path("containers/prune/", verb_pages.container_prune, name="container_prune"),
-    re_path(r"^applications/(?P<name>[^/]+)/(?P<verb>start|stop|restart)/$", verb_pages.application_verb, name="application_verb"),
-    path("applications/<str:name>/", pages.application, name="application"),
+    path("applications/<str:name>/", list_pages.application, name="application"),
     path("containers/<str:ref>/", pages.container_logs, name="container"),
     path("containers/<str:ref>/terminal/", pages.container_terminal, name="container_terminal"),
     path("containers/<str:ref>/timeline/", pages.container_timeline, name="container_timeline"),
@@ -28,7 +29,22 @@ urlpatterns = [
     path("containers/<str:ref>/kill/", verb_pages.container_kill, name="container_kill"),
     path("containers/<str:ref>/update/", verb_pages.container_update, name="container_update"),
     path("containers/<str:ref>/commit/", verb_pages.container_commit, name="container_commit"),
-    re_path(
-        r"^containers/(?P<ref>[^/]+)/(?P<verb>start|stop|restart|pause|unpause)/$", verb_pages.container_verb, name="container_verb"
+    *(
+        path(
+            f"containers/<str:ref>/{verb}/",
+            verb_pages.container_verb,
+            {"verb": verb},
+            name=f"container_{verb}",
+        )
+        for verb in verb_pages.VERBS
+    ),
+    *(
+        path(
+            f"applications/<str:name>/{verb}/",
+            verb_pages.application_verb,
+            {"verb": verb},
+            name=f"application_{verb}",
+        )
+        for verb in PROJECT_VERBS
     ),
 ]

@@ -64,9 +64,14 @@ def container_bulk(request: HttpRequest) -> HttpResponse:
     if not operations and problems:
         return refused(request, problems[0])
     if not operations:
-        return refused(request, Invalid("none of the chosen containers can do that now", hint="their state has changed since"))
+        return refused(
+            request,
+            Invalid("none of the chosen containers can do that now", hint="their state has changed since"),
+        )
     doing = states.doing(operations[0].kind)
-    words = f"{doing} {operations[0].target}" if len(operations) == 1 else f"{doing} {len(operations)} containers"
+    words = (
+        f"{doing} {operations[0].target}" if len(operations) == 1 else f"{doing} {len(operations)} containers"
+    )
     return accepted(request, operations[-1], words, to="/containers/")
 
 
@@ -79,7 +84,12 @@ def application_verb(request: HttpRequest, name: str, verb: str) -> HttpResponse
     to = f"/applications/{name}/"
     if not operations:
         return done(request, f"{name}: nothing to {verb}", to=to, stay=True)
-    return accepted(request, operations[-1], f"{states.doing(operations[-1].kind)} {name}, {len(operations)} containers", to=to)
+    return accepted(
+        request,
+        operations[-1],
+        f"{states.doing(operations[-1].kind)} {name}, {len(operations)} containers",
+        to=to,
+    )
 
 
 # --- remove ---------------------------------------------------------------------------------------------------
@@ -89,7 +99,11 @@ def application_verb(request: HttpRequest, name: str, verb: str) -> HttpResponse
 def container_remove(request: HttpRequest, ref: str = "") -> HttpResponse:
     """Ask what will be lost, then remove one container or all chosen ones."""
     ids = (request.POST if request.method == "POST" else request.GET).getlist("id")
-    containers = [selectors.container_get(ref)] if ref else list(selectors.container_list().filter(pk__in=ids[:500]).order_by("name"))
+    containers = (
+        [selectors.container_get(ref)]
+        if ref
+        else list(selectors.container_list().filter(pk__in=ids[:500]).order_by("name"))
+    )
     if not containers:
         raise Invalid("no container was chosen", hint="choose some in the list first")
     alive = [c for c in containers if c.state.is_alive or c.status == "restarting"]
@@ -105,7 +119,9 @@ def container_remove(request: HttpRequest, ref: str = "") -> HttpResponse:
 
     def do() -> HttpResponse:
         volumes = bool(request.POST.get("volumes"))
-        operations = [services.container_remove(request.actor, c, force=c in alive, volumes=volumes) for c in containers]  # type: ignore[attr-defined]
+        operations = [
+            services.container_remove(request.actor, c, force=c in alive, volumes=volumes) for c in containers
+        ]  # type: ignore[attr-defined]
         words = containers[0].name if len(containers) == 1 else f"{len(containers)} containers"
         return accepted(request, operations[-1], f"Removing {words}", to="/containers/")
 
@@ -120,13 +136,25 @@ def _losses(containers: list[Container]) -> list[dict[str, str]]:
         if container.state.is_alive:
             others = _neighbours(container)
             note = f"{', '.join(others[:3])} may be using it" if others else "what it is doing now is cut off"
-            rows.append({"tone": "fail", "text": f"{container.name} is {container.status}", "note": note, "link": ""})
+            rows.append(
+                {"tone": "fail", "text": f"{container.name} is {container.status}", "note": note, "link": ""}
+            )
         if len(containers) <= 3:
             rows += _changed_files(container)
     if len(containers) > 12:
-        rows.append({"tone": "fail", "text": f"and {len(containers) - 12} more containers", "note": "", "link": ""})
+        rows.append(
+            {"tone": "fail", "text": f"and {len(containers) - 12} more containers", "note": "", "link": ""}
+        )
     if not any(row["tone"] == "fail" for row in rows):
-        rows.insert(0, {"tone": "fail", "text": f"What {_names(containers)} wrote outside of volumes", "note": "its log goes too, after the time that logs are kept", "link": ""})
+        rows.insert(
+            0,
+            {
+                "tone": "fail",
+                "text": f"What {_names(containers)} wrote outside of volumes",
+                "note": "its log goes too, after the time that logs are kept",
+                "link": "",
+            },
+        )
     return rows
 
 
@@ -135,10 +163,16 @@ def _names(containers: list[Container]) -> str:
 
 
 def _neighbours(container: Container) -> list[str]:
-    names = [entry["name"] for entry in container.summary.get("networks") or [] if entry.get("name") not in ("", "bridge", None)]
+    names = [
+        entry["name"]
+        for entry in container.summary.get("networks") or []
+        if entry.get("name") not in ("", "bridge", None)
+    ]
     if not names:
         return []
-    found = Container.objects.filter(memberships__network__in=names, status="running").exclude(pk=container.pk)
+    found = Container.objects.filter(memberships__network__in=names, status="running").exclude(
+        pk=container.pk
+    )
     return list(found.distinct().order_by("name").values_list("name", flat=True)[:4])
 
 
@@ -148,16 +182,33 @@ def _changed_files(container: Container) -> list[dict[str, str]]:
     if not changes:
         return []
     text = f"{len(changes)} files that it added or deleted"
-    return [{"tone": "fail", "text": text, "note": str(changes[0].get("path", "")), "link": f"{_url(container)}changes/"}]
+    return [
+        {
+            "tone": "fail",
+            "text": text,
+            "note": str(changes[0].get("path", "")),
+            "link": f"{_url(container)}changes/",
+        }
+    ]
 
 
 def _stays(containers: list[Container]) -> list[str]:
-    names = {m["source"] for c in containers for m in c.summary.get("mounts") or [] if m.get("type") == "volume" and not _is_anonymous(m)}
+    names = {
+        m["source"]
+        for c in containers
+        for m in c.summary.get("mounts") or []
+        if m.get("type") == "volume" and not _is_anonymous(m)
+    }
     return sorted(names)
 
 
 def _anonymous(containers: list[Container]) -> int:
-    return sum(_is_anonymous(m) for c in containers for m in c.summary.get("mounts") or [] if m.get("type") == "volume")
+    return sum(
+        _is_anonymous(m)
+        for c in containers
+        for m in c.summary.get("mounts") or []
+        if m.get("type") == "volume"
+    )
 
 
 def _is_anonymous(mount: dict[str, Any]) -> bool:
@@ -167,7 +218,9 @@ def _is_anonymous(mount: dict[str, Any]) -> bool:
 
 @page(GET=Permission.OPERATE, POST=Permission.OPERATE)
 def container_prune(request: HttpRequest) -> HttpResponse:
-    stopped = list(selectors.container_list().filter(status__in=("exited", "created", "dead")).order_by("name")[:200])
+    stopped = list(
+        selectors.container_list().filter(status__in=("exited", "created", "dead")).order_by("name")[:200]
+    )
 
     def do() -> HttpResponse:
         operation = services.container_prune(request.actor)  # type: ignore[attr-defined]
@@ -188,7 +241,9 @@ def container_rename(request: HttpRequest, ref: str) -> HttpResponse:
         operation = services.container_rename(request.actor, container, wanted)  # type: ignore[attr-defined]
         return accepted(request, operation, f"Renaming {container.name} to {wanted}", to=_url(container))
 
-    return ask_or_do(request, "containers/rename.html", {"container": container, "name": wanted}, do, back=_url(container))
+    return ask_or_do(
+        request, "containers/rename.html", {"container": container, "name": wanted}, do, back=_url(container)
+    )
 
 
 @page(GET=Permission.OPERATE, POST=Permission.OPERATE)
@@ -200,18 +255,30 @@ def container_kill(request: HttpRequest, ref: str) -> HttpResponse:
         operation = services.container_kill(request.actor, container, signal=signal)  # type: ignore[attr-defined]
         return accepted(request, operation, f"Sending {signal} to {container.name}", to=_url(container))
 
-    return ask_or_do(request, "containers/kill.html", {"container": container, "signals": SIGNALS}, do, back=_url(container))
+    return ask_or_do(
+        request,
+        "containers/kill.html",
+        {"container": container, "signals": SIGNALS},
+        do,
+        back=_url(container),
+    )
 
 
 @page(GET=Permission.OPERATE, POST=Permission.OPERATE)
 def container_update(request: HttpRequest, ref: str) -> HttpResponse:
     container = selectors.container_get(ref)
     limits = shown.limits(container)
-    unit = "GiB" if limits["memory_bytes"] >= UNITS["GiB"] and limits["memory_bytes"] % UNITS["GiB"] == 0 else "MiB"
+    unit = (
+        "GiB"
+        if limits["memory_bytes"] >= UNITS["GiB"] and limits["memory_bytes"] % UNITS["GiB"] == 0
+        else "MiB"
+    )
     context = {
         "container": container,
         "limits": limits,
-        "memory": request.POST.get("memory", f"{limits['memory_bytes'] / UNITS[unit]:g}" if limits["memory_bytes"] else ""),
+        "memory": request.POST.get(
+            "memory", f"{limits['memory_bytes'] / UNITS[unit]:g}" if limits["memory_bytes"] else ""
+        ),
         "memory_unit": request.POST.get("memory_unit", unit),
         "cpus": request.POST.get("cpus", limits["cpus"]),
         "pids": request.POST.get("pids_limit", str(limits["pids_limit"] or "")),
@@ -221,7 +288,9 @@ def container_update(request: HttpRequest, ref: str) -> HttpResponse:
 
     def do() -> HttpResponse:
         resources = limits_from(request.POST)
-        operation = services.container_update(request.actor, container, resources, request.POST.get("restart") or None)  # type: ignore[attr-defined]
+        operation = services.container_update(
+            request.actor, container, resources, request.POST.get("restart") or None
+        )  # type: ignore[attr-defined]
         return accepted(request, operation, f"Changing the limits of {container.name}", to=_url(container))
 
     return ask_or_do(request, "containers/update.html", context, do, back=_url(container))
@@ -230,7 +299,10 @@ def container_update(request: HttpRequest, ref: str) -> HttpResponse:
 def limits_from(form: Any) -> dict[str, Any]:
     """Return the limits of a form (memory with its unit, cores, processes); empty fields mean none (0)."""
     limits: dict[str, Any] = {
-        "memory_bytes": int(decimal_of(form.get("memory", ""), "memory") * UNITS.get(form.get("memory_unit", "MiB"), UNITS["MiB"])),
+        "memory_bytes": int(
+            decimal_of(form.get("memory", ""), "memory")
+            * UNITS.get(form.get("memory_unit", "MiB"), UNITS["MiB"])
+        ),
         "cpus": decimal_of(form.get("cpus", ""), "cpus"),
     }
     if form.get("pids_limit", "").strip():
@@ -256,7 +328,9 @@ def decimal_of(text: str, field: str) -> float:
 def container_commit(request: HttpRequest, ref: str) -> HttpResponse:
     """Show what changed, then make an image of it."""
     container = selectors.container_get(ref)
-    answer, silent = (None, None) if request.method == "POST" else attempt(lambda: services.changes(container))
+    answer, silent = (
+        (None, None) if request.method == "POST" else attempt(lambda: services.changes(container))
+    )
     changes = (answer or {}).get("changes") or []
     context = {
         "container": container,
@@ -292,4 +366,9 @@ def container_upload(request: HttpRequest, ref: str) -> HttpResponse:
         raise Invalid("choose an archive first", fields={"archive": ["missing"]})
     path = request.GET.get("path", "/")
     operation = services.container_files_put(request.actor, container, path, upload.take())  # type: ignore[attr-defined]
-    return accepted(request, operation, f"Copying {upload.name} into {container.name}", to=f"{_url(container)}files/?path={path}")
+    return accepted(
+        request,
+        operation,
+        f"Copying {upload.name} into {container.name}",
+        to=f"{_url(container)}files/?path={path}",
+    )

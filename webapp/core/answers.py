@@ -34,6 +34,12 @@ def wants_dialog(request: HttpRequest) -> bool:
     return bool(request.headers.get("X-Wharfinger-Dialog"))
 
 
+def host_of(request: HttpRequest) -> str:
+    """Return the name under which this site was reached, without the port."""
+    host = request.get_host()
+    return host.rsplit(":", 1)[0] if host.rsplit(":", 1)[-1].isdecimal() else host
+
+
 # --- dialogs --------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from webapp.containers import selectors as containers
 from webapp.containers import shown
 from webapp.containers.models import Container
 from webapp.core import feed, states
-from webapp.core.answers import dialog, wants_fragment
+from webapp.core.answers import dialog, host_of, wants_fragment
 from webapp.core.routes import page
 from webapp.images import selectors as images
 from webapp.networks import selectors as networks
@@ -93,7 +93,7 @@ def _need(container: Container) -> dict[str, Any]:
 
 def _applications(request: HttpRequest) -> list[dict[str, Any]]:
     rows = list(containers.container_list().exclude(project="").order_by("project", "service", "name"))
-    groups = shown.grouped(shown.dress(rows, request.get_host().rsplit(":", 1)[0]))
+    groups = shown.grouped(shown.dress(rows, host_of(request)))
     found = []
     for group in groups:
         kinds = [states.kind_of(row) for row in group.rows]

@@ -79,10 +79,18 @@ def _empty_instructions(image: Image) -> list[str]:
 def _files(image: Image, index: int) -> dict[str, Any]:
     found = services.layer_files(image, index).get("files") or []
     tree = _tree(found)
-    counts = {mark: sum(MARKS.get(str(file.get("change", file.get("kind", ""))), "") == mark for file in found) for mark in "ACD"}
+    counts = {
+        mark: sum(MARKS.get(str(file.get("change", file.get("kind", ""))), "") == mark for file in found)
+        for mark in "ACD"
+    }
     hidden = [file for file in found if file.get("hidden") or file.get("hidden_by") is not None]
     wasted = sum(_size(file) for file in hidden)
-    return {"files": tree[:FILES_SHOWN], "counts": counts | {"hidden": len(hidden)}, "wasted": wasted, "total": len(tree)}
+    return {
+        "files": tree[:FILES_SHOWN],
+        "counts": counts | {"hidden": len(hidden)},
+        "wasted": wasted,
+        "total": len(tree),
+    }
 
 
 def _size(file: dict[str, Any]) -> int:
@@ -124,4 +132,8 @@ def _tree(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def waste_words(explored: dict[str, Any]) -> str:
-    return f"{size_text(explored['wasted'])} of it is written and then hidden by a later layer" if explored["wasted"] else ""
+    return (
+        f"{size_text(explored['wasted'])} of it is written and then hidden by a later layer"
+        if explored["wasted"]
+        else ""
+    )

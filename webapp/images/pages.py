@@ -11,7 +11,7 @@ from webapp.accounts.permissions import Permission
 from webapp.builds import selectors as builds
 from webapp.containers import selectors as containers
 from webapp.containers import shown as container_rows
-from webapp.core.answers import attempt, number, part_of
+from webapp.core.answers import attempt, host_of, number, part_of
 from webapp.core.routes import page
 from webapp.images import layers, selectors
 from webapp.images.models import Image
@@ -43,7 +43,12 @@ def image_list(request: HttpRequest) -> HttpResponse:
         "columns": _columns(sort),
         "choices": [
             {"key": key, "label": label, "current": key == show}
-            for key, label in (("", "All"), ("named", "With a name"), ("nameless", "Without"), ("unused", "Unused"))
+            for key, label in (
+                ("", "All"),
+                ("named", "With a name"),
+                ("nameless", "Without"),
+                ("unused", "Unused"),
+            )
         ],
     }
     return render(request, "images/list.html", context)
@@ -52,7 +57,9 @@ def image_list(request: HttpRequest) -> HttpResponse:
 def _columns(sort: str) -> dict[str, dict[str, str]]:
     return {
         name: {
-            "sorted": ("descending" if sort.startswith("-") else "ascending") if name == sort.lstrip("-") else "",
+            "sorted": ("descending" if sort.startswith("-") else "ascending")
+            if name == sort.lstrip("-")
+            else "",
             "next": name if sort == f"-{name}" else f"-{name}",
         }
         for name in SORTS
@@ -61,7 +68,13 @@ def _columns(sort: str) -> dict[str, dict[str, str]]:
 
 # --- one image ------------------------------------------------------------------------------------------------
 
-TABS = (("layers", "", "Layers"), ("config", "config/", "Configuration"), ("tags", "tags/", "Tags"), ("users", "users/", "Used by"), ("json", "json/", "JSON"))
+TABS = (
+    ("layers", "", "Layers"),
+    ("config", "config/", "Configuration"),
+    ("tags", "tags/", "Tags"),
+    ("users", "users/", "Used by"),
+    ("json", "json/", "JSON"),
+)
 
 
 def url_of(image: Image) -> str:
@@ -76,7 +89,9 @@ def _show(request: HttpRequest, image: Image, tab: str, **context: Any) -> HttpR
         "image": image,
         "url": url_of(image),
         "tab": tab,
-        "tabs": [{"key": key, "path": path, "label": label, "count": counts.get(key)} for key, path, label in TABS],
+        "tabs": [
+            {"key": key, "path": path, "label": label, "count": counts.get(key)} for key, path, label in TABS
+        ],
         "users": users,
         "build": build,
         "call_path": f"/api/v1/images/{image.image_id}/",
@@ -126,15 +141,20 @@ def _facts(image: Image, config: dict[str, Any]) -> list[dict[str, Any]]:
 def image_tags(request: HttpRequest, ref: str) -> HttpResponse:
     image = selectors.image_get(ref)
     path, docker = f"/api/v1/images/{image.image_id}/tag/?wait=30", f"docker tag {image.shown_name} NAME:TAG"
-    return _show(request, image, "tags", call_path=path, call_docker=docker, call_body={"reference": "NAME:TAG"})
+    return _show(
+        request, image, "tags", call_path=path, call_docker=docker, call_body={"reference": "NAME:TAG"}
+    )
 
 
 @page(Permission.VIEW)
 def image_users(request: HttpRequest, ref: str) -> HttpResponse:
     image = selectors.image_get(ref)
-    users = container_rows.dress(containers.containers_of_image(image.image_id), request.get_host().rsplit(":", 1)[0])
+    users = container_rows.dress(containers.containers_of_image(image.image_id), host_of(request))
     related = builds.build_list().filter(image_id=image.image_id)[:20]
-    path, docker = f"/api/v1/containers/?image={image.image_id}", f"docker ps -a --filter ancestor={image.shown_name}"
+    path, docker = (
+        f"/api/v1/containers/?image={image.image_id}",
+        f"docker ps -a --filter ancestor={image.shown_name}",
+    )
     return _show(request, image, "users", rows=users, builds=related, call_path=path, call_docker=docker)
 
 
@@ -142,4 +162,10 @@ def image_users(request: HttpRequest, ref: str) -> HttpResponse:
 def image_json(request: HttpRequest, ref: str) -> HttpResponse:
     image = selectors.image_get(ref)
     used = containers.image_use_counts()[image.image_id]
-    return _show(request, image, "json", json=selectors.detail_json(image, used), json_title=f"{image.shown_name}, as REST gives it")
+    return _show(
+        request,
+        image,
+        "json",
+        json=selectors.detail_json(image, used),
+        json_title=f"{image.shown_name}, as REST gives it",
+    )

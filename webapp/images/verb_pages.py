@@ -27,7 +27,11 @@ def watch(request: HttpRequest, operation: Operation) -> HttpResponse:
 @page(GET=Permission.OPERATE, POST=Permission.OPERATE)
 def image_pull(request: HttpRequest) -> HttpResponse:
     reference = (request.POST if request.method == "POST" else request.GET).get("reference", "").strip()
-    context = {"reference": reference, "platform": request.POST.get("platform", ""), "registries": registries.registry_list()}
+    context = {
+        "reference": reference,
+        "platform": request.POST.get("platform", ""),
+        "registries": registries.registry_list(),
+    }
 
     def do() -> HttpResponse:
         platform = request.POST.get("platform", "").strip()
@@ -43,7 +47,9 @@ def image_search(request: HttpRequest) -> HttpResponse:
     answer, problem = attempt(lambda: services.search(request.actor, term)) if term else (None, None)  # type: ignore[attr-defined]
     here = list(selectors.image_list(selectors.ImageFilter(search=term))[:20]) if term else []
     results = [_result(row) for row in (answer or {}).get("results") or []]
-    return render(request, "images/search.html", {"term": term, "results": results, "here": here, "problem": problem})
+    return render(
+        request, "images/search.html", {"term": term, "results": results, "here": here, "problem": problem}
+    )
 
 
 def _result(row: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +115,9 @@ def image_tag(request: HttpRequest, ref: str) -> HttpResponse:
         operation = services.image_tag(request.actor, image, name)  # type: ignore[attr-defined]
     except AppError as error:
         return refused(request, error)
-    return accepted(request, operation, f"Naming {image.shown_name} {name}", to=back_to(request, f"{url_of(image)}tags/"))
+    return accepted(
+        request, operation, f"Naming {image.shown_name} {name}", to=back_to(request, f"{url_of(image)}tags/")
+    )
 
 
 @page(POST=Permission.OPERATE)
@@ -129,7 +137,13 @@ def image_remove(request: HttpRequest, ref: str) -> HttpResponse:
     image = selectors.image_get(ref)
     users = containers.containers_of_image(image.image_id)
     alive = [user for user in users if user.state.is_alive]
-    context = {"image": image, "users": users, "alive": alive, "own": own_bytes(image), "only_here": not image.summary.get("repo_digests")}
+    context = {
+        "image": image,
+        "users": users,
+        "alive": alive,
+        "own": own_bytes(image),
+        "only_here": not image.summary.get("repo_digests"),
+    }
 
     def do() -> HttpResponse:
         force = bool(users) or len(image.names) > 1
@@ -145,7 +159,11 @@ def own_bytes(image: Image) -> int | None:
     if answer is None:
         return None
     rows = answer.get("layers") or []
-    return sum(int((row.get("layer") or row).get("size") or row.get("size_bytes") or 0) for row in rows if not row.get("shared_with"))
+    return sum(
+        int((row.get("layer") or row).get("size") or row.get("size_bytes") or 0)
+        for row in rows
+        if not row.get("shared_with")
+    )
 
 
 @page(GET=Permission.OPERATE, POST=Permission.OPERATE)

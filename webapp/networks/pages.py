@@ -12,7 +12,7 @@ from webapp.containers import selectors as containers
 from webapp.containers import shown as container_rows
 from webapp.containers.models import Container
 from webapp.core import states
-from webapp.core.answers import accepted, ask_or_do, attempt, number, part_of, refused
+from webapp.core.answers import accepted, ask_or_do, attempt, host_of, number, part_of, refused
 from webapp.core.errors import AppError, Invalid
 from webapp.core.routes import page
 from webapp.networks import probing, selectors, services
@@ -29,7 +29,12 @@ def url_of(network: Network) -> str:
 @page(Permission.VIEW)
 def network_list(request: HttpRequest) -> HttpResponse:
     text = request.GET.get("q", "").strip()
-    listed = part_of(request, selectors.network_list(name="" if "=" in text else text, label=text if "=" in text else "").order_by("name"))
+    listed = part_of(
+        request,
+        selectors.network_list(name="" if "=" in text else text, label=text if "=" in text else "").order_by(
+            "name"
+        ),
+    )
     for network in listed.items:
         network.built_in = network.name in selectors.BUILT_IN
     return render(request, "networks/list.html", {"page": listed, "text": text})
@@ -39,12 +44,19 @@ def network_list(request: HttpRequest) -> HttpResponse:
 def network(request: HttpRequest, ref: str) -> HttpResponse:
     found = selectors.network_get(ref)
     members = selectors.member_list(found)
-    rows = {c.pk: c for c in Container.objects.select_related("node").filter(pk__in=[m["container_id"] for m in members])}
-    host = request.get_host().rsplit(":", 1)[0]
+    rows = {
+        c.pk: c
+        for c in Container.objects.select_related("node").filter(pk__in=[m["container_id"] for m in members])
+    }
+    host = host_of(request)
     for member in members:
         member["row"] = rows[member["container_id"]]
         member["ports"] = container_rows.port_list(member["row"], host)
-    outside = [c for c in containers.container_list().filter(node=found.node).order_by("name")[:300] if c.pk not in rows]
+    outside = [
+        c
+        for c in containers.container_list().filter(node=found.node).order_by("name")[:300]
+        if c.pk not in rows
+    ]
     result, problem = None, None
     if request.GET.get("from") and request.GET.get("to"):
         result, problem = attempt(lambda: _probe(request, members))
@@ -66,7 +78,9 @@ def network(request: HttpRequest, ref: str) -> HttpResponse:
 
 
 def _probe(request: HttpRequest, members: list[dict[str, Any]]) -> dict[str, Any]:
-    source = next((member["row"] for member in members if member["container_id"] == request.GET["from"]), None)
+    source = next(
+        (member["row"] for member in members if member["container_id"] == request.GET["from"]), None
+    )
     if source is None:
         raise Invalid("that container is not on this network any more")
     name, port = request.GET["to"].strip(), number(request.GET.get("port", ""), 0)
@@ -80,7 +94,11 @@ def graph_of(network: Network, members: list[dict[str, Any]]) -> dict[str, Any]:
     inner = [m for m in drawn if m not in outer]
     left = 112 + GAP_X if outer else 0
     boxes, edges = [], []
-    for column, group in enumerate([outer, *[inner[at : at + 3] for at in range(0, len(inner), 3)]] if outer else [inner[at : at + 3] for at in range(0, len(inner), 3)]):
+    for column, group in enumerate(
+        [outer, *[inner[at : at + 3] for at in range(0, len(inner), 3)]]
+        if outer
+        else [inner[at : at + 3] for at in range(0, len(inner), 3)]
+    ):
         for row, member in enumerate(group):
             boxes.append(_box(member, left + 24 + column * (BOX_W + GAP_X), 40 + row * (BOX_H + GAP_Y)))
     published = []
@@ -100,7 +118,9 @@ def _box(member: dict[str, Any], x: int, y: int) -> dict[str, Any]:
     kind = states.kind_of(member["row"])
     names = ", ".join(name for name in member.get("aliases") or [] if name != member["container"])
     listens = next((port["text"].split("→")[-1] for port in member["ports"]), "")
-    note = ", ".join(part for part in (f"port {listens}" if listens else "", f"also {names}" if names else "") if part)
+    note = ", ".join(
+        part for part in (f"port {listens}" if listens else "", f"also {names}" if names else "") if part
+    )
     return {
         "x": x, "y": y, "w": BOX_W, "h": BOX_H, "name": member["container"], "address": member.get("ipv4_address") or "no address", "note": note,
         "id": member["container_id"][:12], "glyph": kind if kind != "removed" else "exited-ok", "tone": states.TONE_OF[kind],
@@ -113,7 +133,9 @@ def _box(member: dict[str, Any], x: int, y: int) -> dict[str, Any]:
 @page(GET=Permission.OPERATE, POST=Permission.OPERATE)
 def network_new(request: HttpRequest) -> HttpResponse:
     form = request.POST
-    context = {name: form.get(name, "") for name in ("name", "subnet", "gateway", "internal", "ipv6", "labels")}
+    context = {
+        name: form.get(name, "") for name in ("name", "subnet", "gateway", "internal", "ipv6", "labels")
+    }
 
     def do() -> HttpResponse:
         subnet = {name: context[name].strip() for name in ("subnet", "gateway") if context[name].strip()}
@@ -147,11 +169,17 @@ def network_connect(request: HttpRequest, ref: str) -> HttpResponse:
 @page(GET=Permission.OPERATE, POST=Permission.OPERATE)
 def network_disconnect(request: HttpRequest, ref: str, container: str) -> HttpResponse:
     found, member = selectors.network_get(ref), containers.container_get(container)
-    context = {"network": found, "container": member, "others": [e for e in member.summary.get("networks") or [] if e.get("name") != found.name]}
+    context = {
+        "network": found,
+        "container": member,
+        "others": [e for e in member.summary.get("networks") or [] if e.get("name") != found.name],
+    }
 
     def do() -> HttpResponse:
         operation = services.network_disconnect(request.actor, found, member)  # type: ignore[attr-defined]
-        return accepted(request, operation, f"Disconnecting {member.name} from {found.name}", to=url_of(found))
+        return accepted(
+            request, operation, f"Disconnecting {member.name} from {found.name}", to=url_of(found)
+        )
 
     return ask_or_do(request, "networks/disconnect.html", context, do, back=url_of(found))
 
@@ -165,12 +193,18 @@ def network_remove(request: HttpRequest, ref: str) -> HttpResponse:
         operation = services.network_remove(request.actor, found)  # type: ignore[attr-defined]
         return accepted(request, operation, f"Removing network {found.name}", to="/networks/")
 
-    return ask_or_do(request, "networks/remove.html", {"network": found, "members": members}, do, back=url_of(found))
+    return ask_or_do(
+        request, "networks/remove.html", {"network": found, "members": members}, do, back=url_of(found)
+    )
 
 
 @page(GET=Permission.OPERATE, POST=Permission.OPERATE)
 def network_prune(request: HttpRequest) -> HttpResponse:
-    unused = [n for n in selectors.network_list().order_by("name")[:300] if not n.members and n.name not in selectors.BUILT_IN]
+    unused = [
+        n
+        for n in selectors.network_list().order_by("name")[:300]
+        if not n.members and n.name not in selectors.BUILT_IN
+    ]
 
     def do() -> HttpResponse:
         operation = services.network_prune(request.actor)  # type: ignore[attr-defined]

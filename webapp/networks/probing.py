@@ -18,7 +18,12 @@ def trace(answer: dict[str, Any], name: str, port: int) -> dict[str, Any]:
     """Return `{ok, steps: [{ok, text, note, ms}]}` for what a node said."""
     if answer.get("steps"):
         steps = [
-            {"ok": bool(step.get("ok")), "text": _sentence(step.get("text", "")), "note": _sentence(step.get("detail") or step.get("hint") or ""), "ms": step.get("duration_ms")}
+            {
+                "ok": bool(step.get("ok")),
+                "text": _sentence(step.get("text", "")),
+                "note": _sentence(step.get("detail") or step.get("hint") or ""),
+                "ms": step.get("duration_ms"),
+            }
             for step in answer["steps"]
         ]
         return {"ok": all(step["ok"] for step in steps), "steps": steps}
@@ -26,20 +31,37 @@ def trace(answer: dict[str, Any], name: str, port: int) -> dict[str, Any]:
 
 
 def _from_facts(answer: dict[str, Any], name: str, port: int) -> dict[str, Any]:
-    addresses = [str(item) for item in answer.get("addresses") or ([answer["address"]] if answer.get("address") else [])]
+    addresses = [
+        str(item)
+        for item in answer.get("addresses") or ([answer["address"]] if answer.get("address") else [])
+    ]
     server = answer.get("server") or answer.get("resolver") or "its name server"
     resolve_ms = answer.get("resolve_ms") or _ms(answer.get("resolve_s"))
     steps = [{"ok": True, "text": f"Asks {server} for {name}", "note": "", "ms": resolve_ms}]
     if not addresses:
         steps.append({"ok": False, "text": "No address", "note": _reason(answer, "unknown_name"), "ms": None})
         return {"ok": False, "steps": steps}
-    steps.append({"ok": True, "text": f"Answer {', '.join(addresses)}", "note": str(answer.get("owner") or answer.get("member") or ""), "ms": None})
+    steps.append(
+        {
+            "ok": True,
+            "text": f"Answer {', '.join(addresses)}",
+            "note": str(answer.get("owner") or answer.get("member") or ""),
+            "ms": None,
+        }
+    )
     if not port:
         return {"ok": True, "steps": steps}
     connected = bool(answer.get("connected", answer.get("ok")))
     note = "" if connected else _reason(answer, "refused")
     connect_ms = answer.get("connect_ms") or _ms(answer.get("connect_s"))
-    steps.append({"ok": connected, "text": f"Port {port} {'answers' if connected else 'does not answer'}", "note": note, "ms": connect_ms})
+    steps.append(
+        {
+            "ok": connected,
+            "text": f"Port {port} {'answers' if connected else 'does not answer'}",
+            "note": note,
+            "ms": connect_ms,
+        }
+    )
     return {"ok": connected, "steps": steps}
 
 

@@ -10,6 +10,8 @@ urlpatterns = [
     path("networks/prune/", pages.network_prune, name="network_prune"),
     path("networks/<str:ref>/", pages.network, name="network"),
     path("networks/<str:ref>/connect/", pages.network_connect, name="network_connect"),
-    path("networks/<str:ref>/disconnect/<str:container>/", pages.network_disconnect, name="network_disconnect"),
+    path(
+        "networks/<str:ref>/disconnect/<str:container>/", pages.network_disconnect, name="network_disconnect"
+    ),
     path("networks/<str:ref>/remove/", pages.network_remove, name="network_remove"),
 ]

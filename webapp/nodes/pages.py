@@ -32,7 +32,9 @@ def node_list(request: HttpRequest) -> HttpResponse:
 @page(Permission.VIEW)
 def node(request: HttpRequest, name: str) -> HttpResponse:
     found = selectors.node_get(name)
-    measured, problem = attempt(lambda: usage.measure(found)) if found.is_online else (usage.kept(found), None)
+    measured, problem = (
+        attempt(lambda: usage.measure(found)) if found.is_online else (usage.kept(found), None)
+    )
     context = {
         "node": found,
         "facts": facts_of(found),
@@ -55,8 +57,16 @@ LABELS = {
 def facts_of(node: Node) -> list[dict[str, Any]]:
     """Return what a node says of itself, the known facts first and with names that people use."""
     info = dict(node.info or {})
-    rows = [{"name": label, "value": _fact(key, info.pop(key))} for key, label in LABELS.items() if info.get(key) not in (None, "", [], {})]
-    rows += [{"name": key.replace("_", " "), "value": _fact(key, value)} for key, value in sorted(info.items()) if isinstance(value, str | int | float) and value != ""]
+    rows = [
+        {"name": label, "value": _fact(key, info.pop(key))}
+        for key, label in LABELS.items()
+        if info.get(key) not in (None, "", [], {})
+    ]
+    rows += [
+        {"name": key.replace("_", " "), "value": _fact(key, value)}
+        for key, value in sorted(info.items())
+        if isinstance(value, str | int | float) and value != ""
+    ]
     return rows
 
 
@@ -79,11 +89,17 @@ def node_change(request: HttpRequest, name: str) -> HttpResponse:
     """Switch a node on or off, or make it the one that requests go to by default."""
     found = selectors.node_get(name)
     what = request.POST.get("what", "")
-    changes = {"enable": {"is_enabled": True}, "disable": {"is_enabled": False}, "default": {"is_default": True}}.get(what)
+    changes = {
+        "enable": {"is_enabled": True},
+        "disable": {"is_enabled": False},
+        "default": {"is_default": True},
+    }.get(what)
     if changes is None:
         raise Invalid(f"no change {what[:20]!r}")
     services.node_update(request.actor, found, changes)  # type: ignore[attr-defined]
-    words = {"enable": "takes work again", "disable": "takes no new work", "default": "is the default now"}[what]
+    words = {"enable": "takes work again", "disable": "takes no new work", "default": "is the default now"}[
+        what
+    ]
     return done(request, f"{name} {words}", to=f"/nodes/{name}/")
 
 
@@ -93,7 +109,9 @@ def node_new(request: HttpRequest) -> HttpResponse:
 
     def do() -> HttpResponse:
         made = services.node_create(request.actor, name)  # type: ignore[attr-defined]
-        return done(request, f"{made.name} is known; start it there with script/node", to=f"/nodes/{made.name}/")
+        return done(
+            request, f"{made.name} is known; start it there with script/node", to=f"/nodes/{made.name}/"
+        )
 
     return ask_or_do(request, "nodes/new.html", {"name": name}, do, back="/nodes/")
 
@@ -106,7 +124,11 @@ def system_page(request: HttpRequest) -> HttpResponse:
     places = list(selectors.node_list())
     disks, problems = [], []
     for place in places:
-        measured, problem = attempt(lambda place=place: usage.measure(place)) if place.is_online else (usage.kept(place), None)  # type: ignore[misc]
+        measured, problem = (
+            attempt(lambda place=place: usage.measure(place))
+            if place.is_online
+            else (usage.kept(place), None)
+        )  # type: ignore[misc]
         if measured:
             disks.append(measured)
         if problem:
@@ -126,13 +148,19 @@ def system_prune(request: HttpRequest) -> HttpResponse:
     """Free space: each kind with what would be lost, none of it before it was named."""
     place = selectors.node_for(request.GET.get("node", "") or request.POST.get("node", ""))
     used = set(Container.objects.exclude(image_id="").values_list("image_id", flat=True))
-    images = [image for image in Image.objects.filter(node=place).defer("record") if image.image_id not in used]
+    images = [
+        image for image in Image.objects.filter(node=place).defer("record") if image.image_id not in used
+    ]
     disk = usage.kept(place)
     kinds = {kind["key"]: kind for kind in disk["kinds"]} if disk else {}
     unused = list(volumes.volume_list(node=place.name, dangling=True).filter(anonymous=True)[:200])
     context = {
         "node": place,
-        "stopped": list(Container.objects.filter(node=place, status__in=("exited", "created", "dead")).defer("record", "summary").order_by("name")[:200]),
+        "stopped": list(
+            Container.objects.filter(node=place, status__in=("exited", "created", "dead"))
+            .defer("record", "summary")
+            .order_by("name")[:200]
+        ),
         "nameless": [image for image in images if not image.names],
         "unused": images,
         "volumes": unused,

@@ -29,7 +29,9 @@ def registry_new(request: HttpRequest) -> HttpResponse:
         registry = services.registry_create(request.actor, request.POST.get("host", ""), **_values(request))  # type: ignore[attr-defined]
         return done(request, f"The account at {registry.host} is stored", to="/registries/")
 
-    return ask_or_do(request, "registries/edit.html", {"form": request.POST, "registry": None}, do, back="/registries/")
+    return ask_or_do(
+        request, "registries/edit.html", {"form": request.POST, "registry": None}, do, back="/registries/"
+    )
 
 
 @page(GET=Permission.ADMIN, POST=Permission.ADMIN)
@@ -40,7 +42,13 @@ def registry_edit(request: HttpRequest, host: str) -> HttpResponse:
         services.registry_update(request.actor, registry, **_values(request))  # type: ignore[attr-defined]
         return done(request, f"The account at {registry.host} is changed", to="/registries/")
 
-    return ask_or_do(request, "registries/edit.html", {"form": request.POST or _form(registry), "registry": registry}, do, back="/registries/")
+    return ask_or_do(
+        request,
+        "registries/edit.html",
+        {"form": request.POST or _form(registry), "registry": registry},
+        do,
+        back="/registries/",
+    )
 
 
 def _values(request: HttpRequest) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from django.utils import timezone
 
 from webapp.accounts.permissions import Permission
 from webapp.containers.models import ContainerVolume
-from webapp.containers.pages import clean_path, folder
 from webapp.core.answers import accepted, ask_or_do, attempt, back_to, done, number, part_of, refused
 from webapp.core.errors import AppError, Invalid, Missing
+from webapp.core.folders import clean_path, folder, not_to_see
 from webapp.core.routes import page
 from webapp.volumes import selectors, services
 from webapp.volumes.models import Volume
@@ -29,7 +29,9 @@ def url_of(volume: Volume) -> str:
 def volume_list(request: HttpRequest) -> HttpResponse:
     text, show, node = (request.GET.get(name, "").strip() for name in ("q", "show", "node"))
     dangling = {"used": False, "unused": True}.get(show)
-    found = selectors.volume_list(name="" if "=" in text else text, label=text if "=" in text else "", node=node, dangling=dangling)
+    found = selectors.volume_list(
+        name="" if "=" in text else text, label=text if "=" in text else "", node=node, dangling=dangling
+    )
     if show == "unsaved":
         found = found.filter(backed_up_at=None)
     sort = request.GET.get("sort", "-size")
@@ -48,7 +50,10 @@ def volume_list(request: HttpRequest) -> HttpResponse:
             "unsaved": sum(at is None for _, _, at in everything),
         },
         "choices": [{"key": key, "label": label, "current": key == show} for key, label in SHOW],
-        "columns": [_column(name, label, sort) for name, label in (("name", "Name"), ("size", "Size"), ("made", "Made"))],
+        "columns": [
+            _column(name, label, sort)
+            for name, label in (("name", "Name"), ("size", "Size"), ("made", "Made"))
+        ],
     }
     return render(request, "volumes/list.html", context)
 
@@ -66,7 +71,11 @@ def _column(name: str, label: str, sort: str) -> dict[str, str]:
 def _dress(rows: list[Volume]) -> None:
     """Give each row its users (one query for all) and the width of its bar."""
     uses: dict[tuple[int, str], list[ContainerVolume]] = {}
-    found = ContainerVolume.objects.filter(volume__in=[row.name for row in rows]).select_related("container").order_by("container__name")
+    found = (
+        ContainerVolume.objects.filter(volume__in=[row.name for row in rows])
+        .select_related("container")
+        .order_by("container__name")
+    )
     for use in found:
         uses.setdefault((use.container.node_id, use.volume), []).append(use)
     largest = max([row.size_bytes or 0 for row in rows], default=1) or 1
@@ -79,7 +88,8 @@ def _dress(rows: list[Volume]) -> None:
 def volume(request: HttpRequest, name: str) -> HttpResponse:
     found = selectors.volume_get(name, request.GET.get("node", ""))
     path = clean_path(request.GET.get("path", "/"))
-    answer, problem = attempt(lambda: services.browse(found, path))
+    problem = not_to_see(request.actor)  # type: ignore[attr-defined]
+    answer, problem = (None, problem) if problem else attempt(lambda: services.browse(found, path))
     quoted = urlencode({"path": ""})
     context = {
         "volume": found,
@@ -106,7 +116,9 @@ def volume_new(request: HttpRequest) -> HttpResponse:
     def do() -> HttpResponse:
         labels = dict(row.partition("=")[::2] for row in context["labels"].splitlines() if row.strip())
         operation = services.volume_create(request.actor, name=context["name"].strip(), labels=labels)  # type: ignore[attr-defined]
-        return accepted(request, operation, f"Making volume {context['name'] or 'with a name of its own'}", to="/volumes/")
+        return accepted(
+            request, operation, f"Making volume {context['name'] or 'with a name of its own'}", to="/volumes/"
+        )
 
     return ask_or_do(request, "volumes/new.html", context, do, back="/volumes/")
 
@@ -115,7 +127,9 @@ def volume_new(request: HttpRequest) -> HttpResponse:
 def volume_backup(request: HttpRequest, name: str) -> HttpResponse:
     found = selectors.volume_get(name)
     try:
-        _, operation = services.volume_backup(request.actor, found, compression=request.POST.get("compression") or "zstd")  # type: ignore[attr-defined]
+        _, operation = services.volume_backup(
+            request.actor, found, compression=request.POST.get("compression") or "zstd"
+        )  # type: ignore[attr-defined]
     except AppError as error:
         return refused(request, error)
     return accepted(request, operation, f"Backing up {found.name}", to=back_to(request, url_of(found)))
@@ -136,7 +150,9 @@ def volume_restore(request: HttpRequest, name: str) -> HttpResponse:
         "backup": backup,
         "existing": existing,
         "users": [user for user in users if user["status"] in ("running", "paused")],
-        "fallback": selectors.backup_list(into).filter(status="ready", proven=True).first() if existing else None,
+        "fallback": selectors.backup_list(into).filter(status="ready", proven=True).first()
+        if existing
+        else None,
     }
 
     def do() -> HttpResponse:
@@ -145,9 +161,15 @@ def volume_restore(request: HttpRequest, name: str) -> HttpResponse:
             raise Invalid("choose an archive first", fields={"archive": ["missing"]})
         files = [row.strip() for row in request.POST.get("files", "").splitlines() if row.strip()]
         operation = services.volume_restore(
-            request.actor, into, spool_id=upload.take() if upload is not None else "", backup=backup, files=files  # type: ignore[attr-defined]
+            request.actor,
+            into,
+            spool_id=upload.take() if upload is not None else "",
+            backup=backup,
+            files=files,  # type: ignore[attr-defined]
         )
-        return accepted(request, operation, f"Restoring {into}", to=f"/volumes/{into}/" if existing else "/volumes/")
+        return accepted(
+            request, operation, f"Restoring {into}", to=f"/volumes/{into}/" if existing else "/volumes/"
+        )
 
     return ask_or_do(request, "volumes/restore.html", context, do, back=f"/volumes/{name}/")
 
@@ -163,7 +185,12 @@ def volume_remove(request: HttpRequest, name: str) -> HttpResponse:
         actor = request.actor  # type: ignore[attr-defined]
         if request.POST.get("backup_first"):
             _, operation = services.volume_backup(actor, found)
-            return accepted(request, operation, f"Backing up {found.name}; remove it when that is proven", to=url_of(found))
+            return accepted(
+                request,
+                operation,
+                f"Backing up {found.name}; remove it when that is proven",
+                to=url_of(found),
+            )
         operation = services.volume_remove(actor, found)
         return accepted(request, operation, f"Removing volume {found.name}", to="/volumes/")
 
@@ -173,7 +200,11 @@ def volume_remove(request: HttpRequest, name: str) -> HttpResponse:
 @page(GET=Permission.OPERATE, POST=Permission.OPERATE)
 def volume_prune(request: HttpRequest) -> HttpResponse:
     unused = list(selectors.volume_list(dangling=True).order_by("-size_bytes")[:200])
-    context = {"unused": unused, "nameless": [v for v in unused if v.anonymous], "size": sum(v.size_bytes or 0 for v in unused)}
+    context = {
+        "unused": unused,
+        "nameless": [v for v in unused if v.anonymous],
+        "size": sum(v.size_bytes or 0 for v in unused),
+    }
 
     def do() -> HttpResponse:
         actor = request.actor  # type: ignore[attr-defined]

@@ -161,7 +161,9 @@ def memory(amount: float | None) -> SafeString | str:
     """Return an amount of memory with the exact bytes on hover."""
     if not amount:
         return "–"
-    return format_html('<span class="wf-num" title="{} bytes">{}</span>', f"{int(amount):,}", memory_text(amount))
+    return format_html(
+        '<span class="wf-num" title="{} bytes">{}</span>', f"{int(amount):,}", memory_text(amount)
+    )
 
 
 @register.filter
