@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from engine import node
 from engine.build import SCHEMAS as build_schemas
 from engine.build.builder import Builder
+from engine.build.cache import BuildCache
 from engine.build.changes import apply_changes
 from engine.build.request import BuildRequest, BuildResult
 from engine.config import EngineConfig
@@ -113,6 +114,7 @@ class Engine:
         )
         self.pusher = Pusher(self.images, self.content, self.registries, self.db)
         self.images.roots.append(self.pusher.roots)
+        BuildCache(self.db, self.snapshots).keep_layers(self.images.roots)
 
     @cached_property
     def parts(self) -> Parts:

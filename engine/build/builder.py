@@ -79,7 +79,7 @@ class Builder:
         that ADD may fetch from though they are not public."""
         self.cache = BuildCache(db, snapshots)
         self.cache_mounts = CacheMounts(config.data_root / "build-cache")
-        images.roots.append(self.cache.roots)
+        self.cache.keep_layers(images.roots)
         self._services = Services(
             config, db, images, content, snapshots, steps, network, self.cache, self.cache_mounts,
             Downloader(reachable), host_platform(), nameservers or (lambda: host_nameservers(config)), pull,

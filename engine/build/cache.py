@@ -15,7 +15,7 @@ import hashlib
 import json
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,6 +182,11 @@ class BuildCache:
             if row is None
             else "its user, folder, shell or environment changed"
         )
+
+    def keep_layers(self, roots: list[Callable[[], Iterable[Digest]]]) -> None:
+        """Let the collector with these roots spare the cache's layers; done once, however often it is asked."""
+        if not any(isinstance(getattr(root, "__self__", None), BuildCache) for root in roots):
+            roots.append(self.roots)
 
     def roots(self) -> list[Digest]:
         """Return the chains and blobs that the cache still needs, for garbage collection."""
