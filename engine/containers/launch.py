@@ -19,7 +19,7 @@ from engine.containers.model import Container, Endpoint, EndpointSpec, Health, P
 from engine.containers.parts import Parts
 from engine.containers.sandbox import Assembler, hostname, joined, own_userns
 from engine.containers.store import Private
-from engine.errors import InUse
+from engine.errors import InUse, NotFound, NotFound
 from engine.linux.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID
 from engine.linux.userns import RANGE_SIZE, IdMap, make_netns_inside, make_userns, open_idmap, unpin
 from engine.runtime import stubs
@@ -42,8 +42,8 @@ class Launcher:
         Raises what went wrong; then the record is what it was and nothing is left in the kernel.
         """
         parts, bundle = self._parts, self._parts.bundle(container.id)
-        if bundle.folder.exists() or parts.roots.folder(container.id).exists():
-            self.dismantle(container)  # what an earlier run could not take away
+        if self.has_leftovers(container):  # what an earlier run could not take away
+            self.dismantle(container)
         with ExitStack() as undo:
             undo.callback(self.dismantle, container)
             with ExitStack() as closing:
@@ -67,6 +67,14 @@ class Launcher:
             parts.runtime.start(container.id, launched.init)
             undo.pop_all()
         return container
+
+    def has_leftovers(self, container: Container) -> bool:
+        """Tell whether a container that does not run has anything in the kernel or in the run root."""
+        bundle = self._parts.bundle(container.id)
+        places = (bundle.folder, bundle.userns.parent, self._parts.roots.folder(container.id))
+        return any(place.exists() for place in places) or self._parts.cgroups.exists(
+            self._parts.group_of(container.id)
+        )
 
     def dismantle(self, container: Container) -> None:
         """Take away everything that a start sets up in the kernel and in the run root. Idempotent.
@@ -228,6 +236,8 @@ class Launcher:
                 os.close(root_fd)
         try:
             self._parts.snapshots.unmount(container.id)
+        except NotFound:
+            return  # it went with a removal that was cut off
         except OSError as error:
             raise InUse(
                 f"the root of container {container.name!r} is still in use",
