@@ -19,7 +19,7 @@ from engine.containers.exec import ExecSpec
 from engine.containers.model import Container, ContainerSpec, MountSpec, Status
 from engine.errors import BadArchive, BadSpec, CommandFailed, Denied, InvalidInput, NotFound
 from engine.linux.mount import LinuxMounts
-from tests.support import tars
+from tests.support import tarballs
 from tests.support.containers import Node, container_node
 
 pytestmark = pytest.mark.root
@@ -65,34 +65,34 @@ def own_mounts(node: Node) -> set[str]:
 
 
 def test_what_is_put_in_comes_out(node: Node, container: Container) -> None:
-    put(node, container, "/tmp", tars.make({"dir": None, "dir/file": b"hello", "top": b"x"}, owner=1000))
-    assert tars.contents(get(node, container, "/tmp/dir")) == {"dir": None, "dir/file": b"hello"}
-    assert tars.contents(get(node, container, "/tmp/top")) == {"top": b"x"}
-    assert tars.owners(get(node, container, "/tmp/top")) == {"top": (1000, 1000)}
-    assert sorted(tars.contents(get(node, container, "/tmp/dir/."))) == [".", "file"]
+    put(node, container, "/tmp", tarballs.make({"dir": None, "dir/file": b"hello", "top": b"x"}, owner=1000))
+    assert tarballs.contents(get(node, container, "/tmp/dir")) == {"dir": None, "dir/file": b"hello"}
+    assert tarballs.contents(get(node, container, "/tmp/top")) == {"top": b"x"}
+    assert tarballs.owners(get(node, container, "/tmp/top")) == {"top": (1000, 1000)}
+    assert sorted(tarballs.contents(get(node, container, "/tmp/dir/."))) == [".", "file"]
 
 
 def test_volumes_are_part_of_the_view(node: Node, container: Container) -> None:
-    put(node, container, "/data", tars.make({"kept": b"in the volume"}))
+    put(node, container, "/data", tarballs.make({"kept": b"in the volume"}))
     stored = Path(node.volumes.get(container.mounts[0].name).path) / "kept"
     assert stored.read_bytes() == b"in the volume"
     assert stored.stat().st_uid == 0
-    assert tars.contents(get(node, container, "/data/kept")) == {"kept": b"in the volume"}
+    assert tarballs.contents(get(node, container, "/data/kept")) == {"kept": b"in the volume"}
     assert not [entry.target for entry in LinuxMounts().entries() if "/rootfs/data" in entry.target]
 
 
 def test_owner_of_the_containers_user(node: Node) -> None:
     container = node.containers.create(ContainerSpec("busybox", command=["true"], user="alice"))
-    put(node, container, "/tmp", tars.make({"mine": b"x"}, owner=0), copy_uid_gid=True)
-    assert tars.owners(get(node, container, "/tmp/mine")) == {"mine": (1000, 1000)}
+    put(node, container, "/tmp", tarballs.make({"mine": b"x"}, owner=0), copy_uid_gid=True)
+    assert tarballs.owners(get(node, container, "/tmp/mine")) == {"mine": (1000, 1000)}
     node.containers.remove(container.id)
 
 
 def test_packed_archives_are_unpacked(node: Node, running: Container) -> None:
-    plain = tars.make({"packed": b"data"})
+    plain = tarballs.make({"packed": b"data"})
     for packed in (gzip.compress(plain), lzma.compress(plain)):
         put(node, running, "/scratch", packed)
-        assert tars.contents(get(node, running, "/scratch/packed")) == {"packed": b"data"}
+        assert tarballs.contents(get(node, running, "/scratch/packed")) == {"packed": b"data"}
 
 
 def test_stat_follows_dockers_rules(node: Node, running: Container) -> None:
@@ -100,7 +100,7 @@ def test_stat_follows_dockers_rules(node: Node, running: Container) -> None:
         node,
         running,
         "/tmp",
-        tars.make({"f": b"12345"}, links={"l": "../tmp/f", "abs": "/tmp/f", "dead": "nowhere"}),
+        tarballs.make({"f": b"12345"}, links={"l": "../tmp/f", "abs": "/tmp/f", "dead": "nowhere"}),
     )
     archive = node.containers.archive
     found = archive.stat(running.id, "/tmp/f")
@@ -119,32 +119,32 @@ def test_stat_follows_dockers_rules(node: Node, running: Container) -> None:
 
 
 def test_links_are_copied_as_links_and_folders_through_them(node: Node, running: Container) -> None:
-    put(node, running, "/tmp", tars.make({"real": None, "real/x": b"1"}, links={"toreal": "real"}))
-    assert tars.contents(get(node, running, "/tmp/toreal")) == {"toreal": b"real"}
-    assert tars.contents(get(node, running, "/tmp/toreal/"))["toreal/x"] == b"1"
-    put(node, running, "/tmp/toreal", tars.make({"y": b"2"}))
-    assert tars.contents(get(node, running, "/tmp/real/y")) == {"y": b"2"}
+    put(node, running, "/tmp", tarballs.make({"real": None, "real/x": b"1"}, links={"toreal": "real"}))
+    assert tarballs.contents(get(node, running, "/tmp/toreal")) == {"toreal": b"real"}
+    assert tarballs.contents(get(node, running, "/tmp/toreal/"))["toreal/x"] == b"1"
+    put(node, running, "/tmp/toreal", tarballs.make({"y": b"2"}))
+    assert tarballs.contents(get(node, running, "/tmp/real/y")) == {"y": b"2"}
 
 
 def test_a_folder_does_not_replace_a_file_when_asked(node: Node, running: Container) -> None:
-    put(node, running, "/tmp", tars.make({"thing": b"file"}))
+    put(node, running, "/tmp", tarballs.make({"thing": b"file"}))
     with pytest.raises(InvalidInput):
-        put(node, running, "/tmp", tars.make({"thing": None}), no_overwrite_dir_non_dir=True)
+        put(node, running, "/tmp", tarballs.make({"thing": None}), no_overwrite_dir_non_dir=True)
     with pytest.raises(BadSpec):
-        put(node, running, "/tmp/thing", tars.make({"x": b""}))
+        put(node, running, "/tmp/thing", tarballs.make({"x": b""}))
     with pytest.raises(NotFound):
-        put(node, running, "/tmp/not/there", tars.make({"x": b""}))
+        put(node, running, "/tmp/not/there", tarballs.make({"x": b""}))
 
 
 def test_read_only_places_are_refused(node: Node) -> None:
     container = node.run("sleep", "60", read_only=True, mounts=[MountSpec("volume", "/w")])
     with pytest.raises(Denied, match="read-only"):
-        put(node, container, "/tmp", tars.make({"x": b""}))
-    put(node, container, "/w", tars.make({"x": b""}))
+        put(node, container, "/tmp", tarballs.make({"x": b""}))
+    put(node, container, "/w", tarballs.make({"x": b""}))
     node.containers.stop(container.id, 0)
     with pytest.raises(Denied, match="read-only"):
-        put(node, container, "/tmp", tars.make({"x": b""}))
-    put(node, container, "/w", tars.make({"y": b""}))
+        put(node, container, "/tmp", tarballs.make({"x": b""}))
+    put(node, container, "/w", tarballs.make({"y": b""}))
     node.containers.remove(container.id, volumes=True)
 
 
@@ -164,14 +164,14 @@ def test_links_do_not_lead_out(node: Node, container: Container, tmp_path: Path,
     sentinel = tmp_path / "sentinel"
     sentinel.write_text("outside")
     target = str(tmp_path) if link == "/sentinel" else link
-    put(node, container, "/tmp", tars.make({}, links={"out": target}))
+    put(node, container, "/tmp", tarballs.make({}, links={"out": target}))
     for _ in range(2):
         try:
             put(
                 node,
                 container,
                 "/tmp/out",
-                tars.make({"sentinel": b"overwritten", "wharfinger-marker": b"x"}),
+                tarballs.make({"sentinel": b"overwritten", "wharfinger-marker": b"x"}),
             )
         except (NotFound, BadSpec, Denied, BadArchive):
             break
@@ -188,7 +188,7 @@ def test_names_in_an_archive_do_not_lead_out(
     """AR-01 through the door of copying in."""
     before = sorted(os.listdir("/"))
     with suppress(BadArchive):
-        put(node, running, "/scratch", tars.make({name: b"x"}))
+        put(node, running, "/scratch", tarballs.make({name: b"x"}))
     assert sorted(os.listdir("/")) == before
 
 
@@ -216,7 +216,7 @@ def test_a_container_that_swaps_folder_and_link_gains_nothing(node: Node, tmp_pa
     swap = f"""mkdir -p /w/real/sub; ln -s {tmp_path} /w/link; cd /w
         while :; do mv -T real x 2>/dev/null; mv -T link real; mv -T real link; mv -T x real; done"""
     container = node.run("sh", "-c", swap)
-    payload = tars.make({"sub/sentinel": b"overwritten"})
+    payload = tarballs.make({"sub/sentinel": b"overwritten"})
     stop = threading.Event()
     rounds = 0
     leaked = b""
@@ -247,8 +247,8 @@ def test_nothing_of_the_container_is_executed(node: Node) -> None:
     }
     fakes |= {"lib/x86_64-linux-gnu/libnss_files.so.2": b"\x7fELF broken"}
     container = node.run("sleep", "60")
-    put(node, container, "/", tars.make(fakes, mode=0o755))
-    put(node, container, "/tmp", lzma.compress(tars.make({"x": b"1"})))
+    put(node, container, "/", tarballs.make(fakes, mode=0o755))
+    put(node, container, "/tmp", lzma.compress(tarballs.make({"x": b"1"})))
     get(node, container, "/tmp")
     node.containers.execs.run(container.id, ExecSpec(["id"], user="alice"))
     with pytest.raises(NotFound):
@@ -284,13 +284,13 @@ def test_a_fresh_container_has_no_changes(node: Node) -> None:
 
 
 def test_export_is_the_whole_root_with_its_own_owners(node: Node, container: Container) -> None:
-    put(node, container, "/tmp", tars.make({"mine": b"1"}, owner=1000))
+    put(node, container, "/tmp", tarballs.make({"mine": b"1"}, owner=1000))
     out = io.BytesIO()
     node.containers.archive.export(container.id, out)
-    names = tars.contents(out.getvalue())
+    names = tarballs.contents(out.getvalue())
     assert names["etc/passwd"]
     assert names["tmp/mine"] == b"1"
-    found = tars.owners(out.getvalue())
+    found = tarballs.owners(out.getvalue())
     assert (found["tmp/mine"], found["etc/passwd"]) == ((1000, 1000), (0, 0))
 
 
@@ -312,7 +312,7 @@ def test_commit_makes_an_image_of_the_changes(node: Node) -> None:
     node.containers.start(made.id)
     assert node.containers.wait(made.id, timeout_s=5).exit_code == 0
     assert node.log(made.id) == "edited\n"
-    layer = set(tars.contents(node.content.read(image.layers[-1].descriptor.digest, limit=10 << 20)))
+    layer = set(tarballs.contents(node.content.read(image.layers[-1].descriptor.digest, limit=10 << 20)))
     assert layer == {"page", "etc", "etc/.wh.group"}
     for one in (made, container):
         node.containers.remove(one.id, force=True)
@@ -332,10 +332,10 @@ def test_commit_lets_the_container_go_on_when_it_fails(node: Node) -> None:
 
 
 ROOTS = {
-    "dev is a link": tars.make({}, links={"dev": "/tmp"}),
-    "proc is a link": tars.make({}, links={"proc": "/"}),
-    "sys is a file": tars.make({"sys": b"x"}),
-    "etc is a link": tars.make({}, links={"etc": "/var"}),
+    "dev is a link": tarballs.make({}, links={"dev": "/tmp"}),
+    "proc is a link": tarballs.make({}, links={"proc": "/"}),
+    "sys is a file": tarballs.make({"sys": b"x"}),
+    "etc is a link": tarballs.make({}, links={"etc": "/var"}),
 }
 
 
@@ -369,7 +369,7 @@ def test_the_engines_own_files_are_written_inside_only(node: Node, tmp_path: Pat
         "etc/hostname": str(sentinel),
         "work": str(tmp_path),
     }
-    node.add_image("leading", tars.make(base, links=links, mode=0o755))
+    node.add_image("leading", tarballs.make(base, links=links, mode=0o755))
     container = node.containers.create(
         ContainerSpec("leading", command=["/bin/busybox", "cat", "/etc/hosts"], workdir="/")
     )
@@ -440,7 +440,7 @@ def test_the_store_is_closed_to_everybody_else(node: Node) -> None:
 
 
 def test_a_container_of_nothing_but_one_program(node: Node) -> None:
-    node.add_image("scratch", tars.make({"busybox": Path("/bin/busybox").read_bytes()}, mode=0o755))
+    node.add_image("scratch", tarballs.make({"busybox": Path("/bin/busybox").read_bytes()}, mode=0o755))
     container = node.containers.create(ContainerSpec("scratch", command=["/busybox", "echo", "alone"]))
     node.containers.start(container.id)
     node.containers.wait(container.id, timeout_s=5)
