@@ -19,7 +19,7 @@ from engine.containers.model import Container, Endpoint, EndpointSpec, Health, P
 from engine.containers.parts import Parts
 from engine.containers.sandbox import Assembler, hostname, joined, own_userns
 from engine.containers.store import Private
-from engine.errors import InUse, NotFound, NotFound
+from engine.errors import InUse, NotFound
 from engine.linux.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID
 from engine.linux.userns import RANGE_SIZE, IdMap, make_netns_inside, make_userns, open_idmap, unpin
 from engine.runtime import stubs
@@ -84,7 +84,6 @@ class Launcher:
         parts, container_id = self._parts, container.id
         bundle, private = parts.bundle(container_id), parts.store.private(container_id)
         with ExitStack() as all_of:  # each is done, whatever the others say; the first error is raised
-            all_of.callback(parts.roots.remove, container_id)
             all_of.callback(self._unmount_root, container, private)
             all_of.callback(bundle.remove)
             all_of.callback(_remove_empty, bundle.userns.parent)
@@ -95,6 +94,8 @@ class Launcher:
             all_of.callback(parts.monitors.end, private.monitor, 0.5)
             all_of.callback(parts.cgroups.remove, parts.group_of(container_id))
             all_of.callback(parts.cgroups.kill, parts.group_of(container_id))
+            if private.monitor is None and bundle.folder.exists():
+                all_of.callback(parts.monitors.end_strays, bundle)
 
     def write_files(self, container: Container) -> None:
         """Write the files of ours that are bound into the container, in place, so that a running one sees them."""
@@ -235,9 +236,9 @@ class Launcher:
             finally:
                 os.close(root_fd)
         try:
-            self._parts.snapshots.unmount(container.id)
-        except NotFound:
-            return  # it went with a removal that was cut off
+            with suppress(NotFound):  # it went with a removal that was cut off
+                self._parts.snapshots.unmount(container.id)
+            self._parts.roots.remove(container.id)
         except OSError as error:
             raise InUse(
                 f"the root of container {container.name!r} is still in use",

@@ -76,10 +76,7 @@ class Reconciler:
             yield f"was {container.status}, finished removing it"
         elif container.status.is_alive():
             yield from self._living(container)
-        elif (
-            self._parts.bundle(container.id).folder.exists()
-            or self._parts.roots.folder(container.id).exists()
-        ):
+        elif self._lifecycle.launcher.has_leftovers(container):
             self._lifecycle.launcher.dismantle(container)
             yield "took away what a start that was cut off had set up"
 

@@ -57,18 +57,25 @@ class Launched:
 class Monitors:
     """Starts monitors."""
 
-    def __init__(self, runtime: OciRuntime, cgroups: Cgroups, group: str, program: str = "conmon") -> None:
+    def __init__(
+        self,
+        runtime: OciRuntime,
+        cgroups: Cgroups,
+        group: str,
+        program: str = "conmon",
+        *,
+        create_timeout_s: float = CREATE_TIMEOUT_S,
+    ) -> None:
         path = shutil.which(program)
         if path is None:
             raise Unsupported("conmon is not installed", hint="install the package conmon")
         self._path = path
+        self._timeout_s = create_timeout_s
         self._runtime = runtime
         self._cgroups = cgroups
         self._group = f"{group}/monitors"
 
-    def create(
-        self, launch: Launch, *, inherit: Sequence[int] = (), timeout_s: float = CREATE_TIMEOUT_S
-    ) -> Launched:
+    def create(self, launch: Launch, *, inherit: Sequence[int] = ()) -> Launched:
         """Start the monitor, have the runtime create the container, and return its processes.
 
         The monitor keeps the descriptors `inherit` open for its life: sockets that hold published ports.
@@ -85,9 +92,9 @@ class Monitors:
             undo.callback(_end, program)
             with suppress(subprocess.TimeoutExpired):
                 # conmon forks: this waits for the launcher, not for the monitor
-                program.wait(timeout=timeout_s)
+                program.wait(timeout=self._timeout_s)
             monitor = self._settle(launch.bundle)
-            answer = AnswerPipe(answer_read).line(timeout_s)
+            answer = AnswerPipe(answer_read).line(self._timeout_s)
             undo.pop_all()
             os.close(answer_read)
         try:
@@ -101,6 +108,18 @@ class Monitors:
         if monitor is not None and monitor.alive and not monitor.wait(timeout_s):
             monitor.send(9)
             monitor.wait(timeout_s)
+
+    def end_strays(self, bundle: Bundle, timeout_s: float = 5.0) -> None:
+        """Kill monitors and runtimes at work on a bundle that nobody has on record: whoever started them was killed.
+
+        Looks through all processes of the host, so it is for that case alone.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (found := _at_work_on(bundle.folder)) and time.monotonic() < deadline:
+            for process in found:
+                process.send(9)
+            for process in found:
+                process.wait(0.5)
 
     def settled(self, monitor: ProcessId) -> bool:
         """Tell whether a monitor is in the group of the monitors, out of reach of whoever stops our services."""
@@ -140,6 +159,21 @@ class Monitors:
             with suppress(ProcessLookupError):
                 self._cgroups.move(self._group, monitor.pid)
         return monitor
+
+
+def _at_work_on(folder: Path) -> list[ProcessId]:
+    """Return the processes that have the folder of a bundle among their arguments."""
+    wanted, found = os.fsencode(folder), []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            arguments = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if wanted in arguments and (process := process_id(int(name))) is not None and process.alive:
+            found.append(process)
+    return found
 
 
 def _end(program: subprocess.Popen[bytes]) -> None:
