@@ -33,7 +33,9 @@ class EngineConfig:
     default_pids_limit: int = 4096
     log_max_bytes: int = 256 * 1024 * 1024  # per container, all its log files together
     insecure_registries: tuple[str, ...] = ("127.0.0.1", "localhost", "::1")
-    denied_host_ports: tuple[int, ...] = ()  # never published: the panel's own, and what an administrator names
+    denied_host_ports: tuple[
+        int, ...
+    ] = ()  # never published: the panel's own, and what an administrator names
     container_host_ports: tuple[int, ...] = ()  # TCP ports of the host itself that containers may reach
     dns_upstreams: tuple[str, ...] = field(default=())  # empty: the host's resolv.conf
 
@@ -49,6 +51,11 @@ class EngineConfig:
         values["node"] = os.environ.get("WHARFINGER_NODE", "local")
         if address := os.environ.get("WHARFINGER_PUBLISH_ADDRESS"):
             values["default_publish_address"] = address
+        denied = [
+            os.environ.get("WHARFINGER_PORT", ""),
+            *os.environ.get("WHARFINGER_DENIED_PORTS", "22").split(","),
+        ]
+        values["denied_host_ports"] = tuple(int(part) for part in denied if part.strip().isdecimal())
         values.update(changes)
         return cls(**values)  # type: ignore[arg-type]
 

@@ -16,6 +16,7 @@ from engine.containers.exec import ExecRecord, ExecSpec
 from engine.containers.model import Container, ContainerSpec, EndpointSpec, RestartPolicy
 from engine.db import Database
 from engine.events import Event
+from engine.network.guard import Restorable
 from engine.network.model import NetworkSpec
 from engine.progress import CancelToken, Reporter
 from engine.registry.settings import RegistrySettings
@@ -245,5 +246,7 @@ class EngineFacade(Protocol):
     # for the agent --------------------------------------------------------------------------------------------------
     @property
     def supervisor(self) -> Supervised: ...
+    @property
+    def network(self) -> Restorable: ...
     def reconcile(self) -> list[str]: ...
     def sweep(self) -> list[str]: ...

@@ -1,7 +1,6 @@
 """Keeping the rules there: puts them back when somebody flushed them, at once, and looks for other damage now and then.
 
-    guard = FirewallGuard(network)     # in the agent
-    await guard.start(); ...; await guard.stop()
+    await FirewallGuard(network).run()     # in the agent: until it is cancelled
 
 While the rules are gone nothing is open: see `engine.network.firewall`.
 """
@@ -43,6 +42,15 @@ class FirewallGuard:
         self._task: asyncio.Task[None] | None = None
         self._alarm = asyncio.Event()
         self.restored = 0  # how often the rules were found missing
+
+    async def run(self) -> None:
+        """Keep the rules there until cancelled; raises what a bug or a lost socket ended it with."""
+        await self.start()
+        try:
+            assert self._task is not None
+            await self._task
+        finally:
+            await self.stop()
 
     async def start(self) -> None:
         self._socket = listen()

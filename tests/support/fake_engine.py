@@ -28,6 +28,15 @@ SCHEMA = Schema(
 )
 
 
+class FakeNetwork:
+    """Rules that are never missing."""
+
+    table_name = "no-such-table"
+
+    def restore(self, *, neighbours: bool = True) -> list[str]:
+        return []
+
+
 class FakeEngine:
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -110,6 +119,10 @@ class FakeEngine:
     @property
     def supervisor(self) -> FakeEngine:
         return self
+
+    @property
+    def network(self) -> FakeNetwork:
+        return FakeNetwork()
 
     def run(self, stop: threading.Event) -> None:
         stop.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import subprocess
 import time
 from collections.abc import Iterator
 from statistics import median
@@ -175,3 +176,25 @@ async def test_a_line_reaches_the_reader_within_100_ms(site: RealNode) -> None:
     assert len(delays) >= 8
     assert median(delays) < 0.1
     await web.Hub.current().stop()
+
+
+def test_rules_that_another_program_removed_are_back_at_once(site: RealNode) -> None:
+    """NW-03: within 5 seconds, long before the next look for damage; what is not ours stays."""
+    table = site.engine.network.table_name
+    site.run("sleep", "60", ports=[{"container_port": 80}])
+    nft("add", "table", "inet", "foreign")
+    before, theirs = nft("list", "table", "inet", table), nft("list", "table", "inet", "foreign")
+    delays = []
+    for _ in range(3):
+        nft("delete", "table", "inet", table)
+        began = time.monotonic()
+        wait_for(lambda: nft("list", "table", "inet", table) == before, "the rules", 5)
+        delays.append(time.monotonic() - began)
+    assert median(delays) < 1
+    assert nft("list", "table", "inet", "foreign") == theirs
+    nft("delete", "table", "inet", "foreign")
+
+
+def nft(*argv: str) -> str:
+    """Return what `nft` says in the node's network; empty where there is no such thing."""
+    return subprocess.run(["nft", *argv], capture_output=True, text=True, check=False).stdout

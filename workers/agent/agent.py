@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 from engine.config import EngineConfig
 from engine.db import Database
 from engine.network.dns import DnsServer
+from engine.network.guard import FirewallGuard
 from workers import broker
 from workers.agent import heart, operations
 from workers.agent.asks import make_asks
@@ -117,6 +118,7 @@ class Agent:
         return {
             "supervise": self._supervise,
             "names": self._answer_names,
+            "firewall": self._guard_firewall,
             "reconcile": self._reconcile,
             "sweep": self._sweep,
             "pump": pump.run,
@@ -185,6 +187,10 @@ class Agent:
             await asyncio.Event().wait()
         finally:
             await server.stop()
+
+    async def _guard_firewall(self) -> None:
+        """Put the rules of the networks back at once when another program flushed them."""
+        await FirewallGuard(self._engine.network).run()
 
     async def _reconcile(self) -> None:
         """Make engine and kernel agree: at the start, and every few seconds."""
