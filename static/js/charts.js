@@ -80,7 +80,7 @@ class Chart {
         padding: [8, 8, 6, 0],
         scales: { y: { range: (plot, low, high) => [0, Math.max(this.limit && high > this.limit * 0.5 ? this.limit * 1.05 : high * 1.15, this.element.dataset.unit === "percent" ? 1 : 10)] } },
         axes: [
-          { ...axis, size: 22, values: (plot, ticks) => ticks.map((at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" })), space: 90 },
+          { ...axis, size: 22, values: (plot, ticks) => ticks.map((at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false })), space: 90 },
           { ...axis, size: 64, values: (plot, ticks) => ticks.map(this.unit), space: 36 },
         ],
         series: [{}, ...this.names.map((name, at) => ({ stroke: inks[at], width: 1.5, fill: at === 0 ? `${token("--data-5")}` : undefined, points: { show: false } }))],

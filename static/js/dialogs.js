@@ -3,6 +3,8 @@
 //   <dialog … data-confirm-name="x">    the red button waits until the name is typed
 
 import htmx, { csrfToken } from "./htmx.js";
+import { h } from "./dom.js";
+import { size } from "./times.js";
 import { problemOf, toast } from "./toasts.js";
 
 let opener = null;
@@ -80,25 +82,43 @@ async function submitInDialog(event) {
   const body = new FormData(form, event.submitter);
   const button = event.submitter;
   if (button) button.disabled = true;
-  let answer;
-  try {
-    answer = await fetch(form.action, { method: "POST", body, headers: { "HX-Request": "true", "X-Wharfinger-Dialog": "1", "X-CSRFToken": csrfToken() } });
-  } catch {
+  const answer = await post(form.action, body, progressOf(form, body)).catch(() => null);
+  if (answer) await settle(answer, dialog, form.action);
+  else {
     toast({ text: "Not sent", note: "the server does not answer; nothing was changed", tone: "fail" });
     if (button) button.disabled = false;
-    return;
   }
-  await settle(answer, dialog, form.action);
 }
 
-async function settle(answer, dialog, url) {
-  const triggers = answer.headers.get("HX-Trigger");
-  const away = answer.headers.get("HX-Redirect");
-  const text = await answer.text();
+// a form with a file says how far its sending is
+function progressOf(form, body) {
+  const bytes = [...body.values()].reduce((sum, value) => sum + (value instanceof File ? value.size : 0), 0);
+  if (bytes < 256 * 1024) return () => {};
+  const said = h("span", { class: "wf-muted wf-num wf-push", role: "status" }, "Sending");
+  form.querySelector("footer").prepend(said);
+  return (loaded) => (said.textContent = loaded < bytes ? `${size(loaded)} of ${size(bytes)}` : "Sent; the node reads it");
+}
+
+/** POST with progress, which fetch cannot tell; resolves to {status, text, header(name)}. */
+function post(url, body, said) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.upload.addEventListener("progress", (event) => said(event.loaded));
+    request.addEventListener("load", () => resolve({ status: request.status, text: request.responseText, header: (name) => request.getResponseHeader(name) }));
+    request.addEventListener("error", reject);
+    request.open("POST", url);
+    for (const [name, value] of Object.entries({ "HX-Request": "true", "X-Wharfinger-Dialog": "1", "X-CSRFToken": csrfToken() })) request.setRequestHeader(name, value);
+    request.send(body);
+  });
+}
+
+async function settle({ status, text, header }, dialog, url) {
+  const triggers = header("HX-Trigger");
+  const away = header("HX-Redirect");
+  const ok = status >= 200 && status < 300;
   if (away) location.assign(away);
-  else if (answer.ok && text.includes("<dialog")) show(text, url, opener);
-  else if (answer.status === 409 || answer.status === 422) show(text, url, opener);
-  else if (!answer.ok) toast({ text: "Not done", note: problemText(text, answer.status), tone: "fail" });
+  else if (text.includes("<dialog") && (ok || status === 409 || status === 422)) show(text, url, opener);
+  else if (!ok) toast({ text: "Not done", note: problemText(text, status), tone: "fail" });
   else dialog.close();
   if (triggers) for (const [name, detail] of Object.entries(JSON.parse(triggers))) document.dispatchEvent(new CustomEvent(name, { detail }));
 }

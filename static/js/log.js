@@ -264,7 +264,8 @@ function LogPage(section) {
 
   function showHits() {
     const words = find("hits");
-    if (words) words.textContent = !field?.value ? "" : lines.hits.length ? `${state.at + 1} of ${lines.hits.length.toLocaleString()}` : "none";
+    const count = lines.hits.length.toLocaleString();
+    if (words) words.textContent = !field?.value ? "" : !lines.hits.length ? "none" : state.at < 0 ? `${count} hits` : `${state.at + 1} of ${count}`;
   }
 
   function showFoot() {

@@ -130,7 +130,8 @@ def _node(name: str, *, is_default: bool) -> Node:
         epoch=_id(name)[:32],
         seq=48211,
         info={
-            "version": "0.1.0", "runtime": "crun 1.8.1", "conmon": "2.1.6", "storage_driver": "overlay", "kernel": "6.1.0-18-amd64",
+            "version": "0.1.0", "runtime": "crun",
+            "runtime_version": "1.8.1", "conmon_version": "2.1.6", "storage_driver": "overlay", "kernel": "6.1.0-18-amd64",
             "operating_system": "Debian GNU/Linux 12", "architecture": "amd64", "cpus": 8, "memory_bytes": 16 * GB, "cgroup_version": 2,
             "disk_total_bytes": 120 * GB, "disk_free_bytes": 58 * GB, "user_namespaces": True,
         },
@@ -709,9 +710,16 @@ def node_answers() -> dict[str, Any]:
         ]},
         "image.search": {"results": [{"name": "nginx", "description": "Official build of Nginx.", "stars": 20412, "is_official": True}, {"name": "bitnami/nginx", "description": "Bitnami container image for NGINX", "stars": 197, "is_official": False}]},
         "volume.browse": {"entries": [{"name": "base", "mode": 0o040700, "size_bytes": 4096, "mtime": now - 60}, {"name": "PG_VERSION", "mode": 0o100600, "size_bytes": 3, "mtime": now - 900000}, {"name": "postgresql.conf", "mode": 0o100600, "size_bytes": 29_770, "mtime": now - 900000}]},
-        "network.probe": {"steps": [
-            {"ok": True, "text": "asks 10.89.4.1 for leafy-postgres", "duration_ms": 0.3}, {"ok": True, "text": "answer 10.89.4.2, a member of this network"},
-            {"ok": False, "text": "port 5433 refused", "detail": "nothing listens there", "duration_ms": 0.2},
-        ]},
+        "network.probe": {
+            "target": "leafy-postgres",
+            "port": 5433,
+            "protocol": "tcp",
+            "outcome": "refused",
+            "detail": "nothing listens on port 5433 of 10.89.4.2",
+            "hint": "leafy-postgres listens on 5432",
+            "addresses": ["10.89.4.2"],
+            "resolve_s": 0.0003,
+            "attempts": [{"address": "10.89.4.2", "outcome": "refused", "duration_s": 0.0002}],
+        },
         "operation.log": {"entries": [{"type": "message", "text": "resolving grafana/k6:0.54.0", "at": now - 8}, {"type": "layerprogress", "id": "4abcf2066143", "status": "done", "current": 3400000, "total": 3400000, "at": now - 4}], "offset": 0, "size_bytes": 100, "end": True},
     }  # fmt: skip

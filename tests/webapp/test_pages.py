@@ -323,7 +323,13 @@ def test_markup_from_outside_is_shown_as_text(sample: dict[str, Any], admin: Cli
             {"type": "message", "text": EVIL, "at": 1},
         ]
     }
-    RecordingSender.answers["network.probe"] = {"steps": [{"ok": False, "text": EVIL, "detail": EVIL}]}
+    RecordingSender.answers["network.probe"] = {
+        "outcome": EVIL,
+        "detail": EVIL,
+        "hint": EVIL,
+        "addresses": [EVIL],
+        "attempts": [{"address": EVIL, "outcome": EVIL}],
+    }
     key, front = container.pk[:12], sample["containers"]["leafy-front"].pk
     paths = [
         "/", "/containers/", *(f"/containers/{key}/{tab}" for tab in ("", "timeline/", "files/", "processes/", "changes/", "details/", "json/", "commit/", "remove/")),

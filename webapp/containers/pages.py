@@ -152,7 +152,7 @@ def container_processes(request: HttpRequest, ref: str) -> HttpResponse:
 def container_changes(request: HttpRequest, ref: str) -> HttpResponse:
     container = selectors.container_get(ref)
     answer, problem = attempt(lambda: services.changes(container))
-    changes = (answer or {}).get("changes") or []
+    changes = shown.changes_of(answer)
     path, docker = f"/api/v1/containers/{container.name}/changes/", f"docker diff {container.name}"
     return _show(
         request, container, "changes", changes=changes[:CHANGES_SHOWN], total=len(changes), counts=change_counts(changes), problem=problem,

@@ -140,6 +140,12 @@ def search_query(text: str) -> tuple[Q, list[str]]:
     return condition, labels
 
 
+def changes_of(answer: dict[str, Any] | None) -> list[dict[str, str]]:
+    """Return what a node says of changed paths, as `{kind, path}` (it may send pairs)."""
+    rows = (answer or {}).get("changes") or []
+    return [row if isinstance(row, dict) else {"kind": str(row[0]), "path": str(row[1])} for row in rows]
+
+
 # --- one container --------------------------------------------------------------------------------------------
 
 

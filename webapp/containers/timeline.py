@@ -21,7 +21,7 @@ from webapp.nodes import selectors as nodes
 
 SOURCES = {"": "Everything", "people": "People", "engine": "Engine", "kernel": "Kernel", "health": "Health"}
 EVENTS_SHOWN = 300
-LINES_BEFORE = 6
+LINES_AROUND = 8
 
 # action of an event → tone, glyph, words
 _EVENTS = {
@@ -35,6 +35,7 @@ _EVENTS = {
     "rename": ("rest", "done", "Renamed"),
     "update": ("rest", "done", "Limits changed"),
     "destroy": ("rest", "removed", "Removed"),
+    "start_failed": ("fail", "exited-failed", "Could not start"),
     "oom": ("fail", "exited-failed", "Killed by the kernel: out of memory"),
     "attach": ("rest", "person", "Attached"),
     "commit": ("rest", "done", "Committed to an image"),
@@ -62,20 +63,9 @@ def _events(container: Container) -> tuple[list[dict[str, Any]], AppError | None
 
 def _told(event: dict[str, Any], number: int) -> dict[str, Any]:
     at = as_datetime(event.get("time_ns") or event.get("time") or event.get("at"))
-    attributes = {
-        **(event.get("attributes") or {}),
-        "lines": event.get("lines") or (event.get("attributes") or {}).get("lines"),
-    }
-    return (
-        {
-            "at": at,
-            "action": event.get("action", ""),
-            "attributes": attributes,
-            "key": f"n{event.get('seq', number)}",
-        }
-        if at
-        else {}
-    )
+    attributes = {**(event.get("attributes") or {}), "lines": event.get("log") or event.get("lines")}
+    key = f"n{event.get('seq', number)}"
+    return {"at": at, "action": event.get("action", ""), "attributes": attributes, "key": key} if at else {}
 
 
 def _from_events(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -130,18 +120,15 @@ def _lasted(attributes: dict[str, Any]) -> str:
 
 def _lines(lines: Any) -> list[dict[str, str]]:
     shown = []
-    for line in (lines or [])[-LINES_BEFORE:]:
-        if isinstance(line, dict):
-            moment = as_datetime(line.get("time"))
-            shown.append(
-                {
-                    "time": moment.strftime("%H:%M:%S") if moment else "",
-                    "text": str(line.get("text", ""))[:500],
-                }
-            )
-        elif isinstance(line, list | tuple) and len(line) == 3:
-            moment = as_datetime(line[0])
-            shown.append({"time": moment.strftime("%H:%M:%S") if moment else "", "text": str(line[2])[:500]})
+    for line in [line for line in lines or [] if isinstance(line, dict)][-LINES_AROUND:]:
+        moment = as_datetime(line.get("time_ns") or line.get("time"))
+        shown.append(
+            {
+                "time": moment.strftime("%H:%M:%S.%f")[:12] if moment else "",
+                "text": str(line.get("text", ""))[:500],
+                "stream": str(line.get("stream", "")),
+            }
+        )
     return shown
 
 

@@ -178,7 +178,7 @@ def _neighbours(container: Container) -> list[str]:
 
 def _changed_files(container: Container) -> list[dict[str, str]]:
     answer, _ = attempt(lambda: services.changes(container))
-    changes = [change for change in (answer or {}).get("changes") or [] if change.get("kind") != "C"]
+    changes = [change for change in shown.changes_of(answer) if change["kind"] != "C"]
     if not changes:
         return []
     text = f"{len(changes)} files that it added or deleted"
@@ -331,7 +331,7 @@ def container_commit(request: HttpRequest, ref: str) -> HttpResponse:
     answer, silent = (
         (None, None) if request.method == "POST" else attempt(lambda: services.changes(container))
     )
-    changes = (answer or {}).get("changes") or []
+    changes = shown.changes_of(answer)
     context = {
         "container": container,
         "changes": changes[:CHANGES_SHOWN],

@@ -39,7 +39,7 @@ def folder(path: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
 def file_row(path: str, entry: dict[str, Any]) -> dict[str, Any]:
     """Return one line of a folder from what the node says of it."""
     mode = entry.get("mode") or 0
-    kind = entry.get("type") or ""
+    kind = entry.get("type") or entry.get("kind") or ""
     is_folder = kind in ("directory", "dir") or (isinstance(mode, int) and mode & 0o170000 == 0o040000)
     name = str(entry.get("name", ""))
     return {
@@ -48,6 +48,6 @@ def file_row(path: str, entry: dict[str, Any]) -> dict[str, Any]:
         "is_folder": is_folder,
         "mode": oct(mode & 0o7777)[2:].rjust(4, "0") if isinstance(mode, int) else mode,
         "size_bytes": entry.get("size_bytes", entry.get("size", 0)) or 0,
-        "mtime": entry.get("mtime"),
-        "link_target": entry.get("link_target") or "",
+        "mtime": entry.get("mtime") or entry.get("modified_at"),
+        "link_target": entry.get("link_target") or entry.get("target") or "",
     }

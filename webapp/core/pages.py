@@ -27,6 +27,7 @@ from webapp.volumes import selectors as volumes
 
 FOUND_OF_A_KIND = 6
 ATTENTION_SHOWN = 8
+APPLICATIONS_SHOWN = 10
 
 
 # --- overview -------------------------------------------------------------------------------------------------
@@ -92,7 +93,13 @@ def _need(container: Container) -> dict[str, Any]:
 
 
 def _applications(request: HttpRequest) -> list[dict[str, Any]]:
-    rows = list(containers.container_list().exclude(project="").order_by("project", "service", "name"))
+    named = (
+        Container.objects.exclude(project="").order_by("project").values_list("project", flat=True).distinct()
+    )
+    names = list(named[:APPLICATIONS_SHOWN])
+    rows = list(
+        containers.container_list().filter(project__in=names).order_by("project", "service", "name")[:500]
+    )
     groups = shown.grouped(shown.dress(rows, host_of(request)))
     found = []
     for group in groups:

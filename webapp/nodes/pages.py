@@ -48,26 +48,37 @@ def node(request: HttpRequest, name: str) -> HttpResponse:
 
 
 LABELS = {
-    "version": "Wharfinger", "runtime": "OCI runtime", "conmon": "conmon", "kernel": "Kernel", "operating_system": "System", "architecture": "Architecture",
-    "storage_driver": "Layers", "cgroup_version": "Control groups", "cpus": "Cores", "memory_bytes": "Memory", "user_namespaces": "User namespaces",
-    "seccomp": "Seccomp", "hostname": "Name of the machine", "data_root": "Data", "network": "Network", "init": "Init", "instance": "Instance",
-}  # fmt: skip
+    "version": "Wharfinger",
+    "runtime": "OCI runtime",
+    "conmon_version": "conmon",
+    "kernel": "Kernel",
+    "operating_system": "System",
+    "architecture": "Architecture",
+    "hostname": "Machine",
+    "cpus": "Cores",
+    "memory_bytes": "Memory",
+    "storage_driver": "Layers",
+    "filesystem": "File system",
+    "data_root": "Data",
+    "cgroup_version": "Control groups",
+    "user_namespaces": "User namespaces",
+    "seccomp": "Seccomp",
+    "publish_address": "Ports are published on",
+    "bind_roots": "Folders that may be mounted",
+}
 
 
 def facts_of(node: Node) -> list[dict[str, Any]]:
-    """Return what a node says of itself, the known facts first and with names that people use."""
+    """Return what a node says of itself, under names that people use."""
     info = dict(node.info or {})
-    rows = [
-        {"name": label, "value": _fact(key, info.pop(key))}
+    if info.get("runtime_version"):
+        info["runtime"] = f"{info.get('runtime', '')} {info['runtime_version']}".strip()
+    empty = (None, "", [], {})
+    return [
+        {"name": label, "value": _fact(key, info[key])}
         for key, label in LABELS.items()
-        if info.get(key) not in (None, "", [], {})
+        if info.get(key) not in empty
     ]
-    rows += [
-        {"name": key.replace("_", " "), "value": _fact(key, value)}
-        for key, value in sorted(info.items())
-        if isinstance(value, str | int | float) and value != ""
-    ]
-    return rows
 
 
 def _fact(key: str, value: Any) -> str:
@@ -153,7 +164,7 @@ def system_prune(request: HttpRequest) -> HttpResponse:
     ]
     disk = usage.kept(place)
     kinds = {kind["key"]: kind for kind in disk["kinds"]} if disk else {}
-    unused = list(volumes.volume_list(node=place.name, dangling=True).filter(anonymous=True)[:200])
+    unused = list(volumes.volume_list(node=place.name, dangling=True).order_by("-size_bytes")[:200])
     context = {
         "node": place,
         "stopped": list(
@@ -164,6 +175,7 @@ def system_prune(request: HttpRequest) -> HttpResponse:
         "nameless": [image for image in images if not image.names],
         "unused": images,
         "volumes": unused,
+        "unsaved": [volume.name for volume in unused if volume.backed_up_at is None],
         "kinds": kinds,
         "cache": kinds.get("build_cache", {}).get("reclaimable_bytes"),
         "running": Build.objects.filter(operation__node=place, operation__status="running").count(),

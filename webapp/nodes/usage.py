@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from django.utils import timezone
+
 from webapp.core.errors import AppError
 from webapp.core.templatetags.wf import draw_bar
 from webapp.nodes.models import Node
 from webapp.operations.services import ask
+from webapp.volumes.models import Volume
 
 KEPT_S = 60.0
 KINDS = (
@@ -35,9 +38,20 @@ def kept(node: Node) -> dict[str, Any] | None:
 
 def measure(node: Node) -> dict[str, Any]:
     """Ask the node; raises what `ask` raises."""
-    shown = dress(node, ask(node, "system.usage"))
+    answer = ask(node, "system.usage")
+    _keep_sizes(node, answer.get("volume_bytes") or {})
+    shown = dress(node, answer)
     _kept[node.name] = (time.time(), shown)
     return shown
+
+
+def _keep_sizes(node: Node, sizes: dict[str, int]) -> None:
+    """Write down how large each volume was, which only such a measurement tells."""
+    changed = []
+    for volume in Volume.objects.filter(node=node, name__in=list(sizes)).only("name", "size_bytes"):
+        volume.size_bytes, volume.measured_at = int(sizes[volume.name]), timezone.now()
+        changed.append(volume)
+    Volume.objects.bulk_update(changed, ["size_bytes", "measured_at"])
 
 
 def dress(node: Node, usage: dict[str, Any]) -> dict[str, Any]:
