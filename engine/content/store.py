@@ -31,6 +31,7 @@ from typing import BinaryIO, NamedTuple
 from engine.content.leases import Lease, Leases
 from engine.digest import Digest, digest_bytes, hex_of
 from engine.errors import BadDigest, Corrupt, InvalidInput, NotFound, Unavailable
+from engine.linux.boot import boot_id
 from engine.linux.files import fsync_dir, opened, space_translated, syncfs, write_all
 
 CHUNK = 1024 * 1024
@@ -54,10 +55,10 @@ class ContentStore:
     name the same one.
     """
 
-    def __init__(self, root: Path, leases: Path | None = None) -> None:
+    def __init__(self, root: Path, leases: Path | None = None, *, boot: str = "") -> None:
         self._root = root
         self._blobs = root / "blobs" / "sha256"
-        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._boot = boot or boot_id()
         self._recent = root / "recent" / self._boot
         self._ingest = root / "ingest"
         self._quarantine = root / "quarantine"

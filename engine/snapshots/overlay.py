@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING
 from engine.db import Database, Schema
 from engine.digest import Digest, hex_of
 from engine.errors import AlreadyExists, Corrupt, InUse, NotFound, Unsupported
+from engine.linux.boot import boot_id
 from engine.linux.files import fsync_dir, opened_directory, remove_tree, space_translated, syncfs
 from engine.linux.inode_flags import spread_children
 from engine.linux.locks import file_lock
@@ -116,7 +117,7 @@ class OverlaySnapshotter:
 
     driver = "overlay"
 
-    def __init__(self, root: Path, db: Database, mounts: Mounts) -> None:
+    def __init__(self, root: Path, db: Database, mounts: Mounts, *, boot: str = "") -> None:
         self._root = root
         self._db = db
         self._mounts = mounts
@@ -129,7 +130,7 @@ class OverlaySnapshotter:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._empty.chmod(0o755)
         spread_children(self._layers)
-        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._boot = boot or boot_id()
         self._forget_unsynced()
 
     @property

@@ -31,13 +31,33 @@ def ext4(folder: Path, megabytes: int = 64, *, inodes: int = 0, options: str = "
         unmount(target)
 
 
+@contextmanager
+def after_a_cut(disk: Path) -> Iterator[Path]:
+    """Give the file system of `disk` as the next boot finds it: a copy of what reached its device, mounted elsewhere.
+
+    A copy, because somebody else's mount namespace may keep the stopped one alive for a while.
+    """
+    copied = disk.with_name("after.img")
+    subprocess.run(["cp", "--sparse=always", str(disk.with_name("disk.img")), str(copied)], check=True)
+    target = disk.with_name("after")
+    target.mkdir()
+    mount(copied, target)
+    try:
+        yield target
+    finally:
+        unmount(target)
+        copied.unlink()
+
+
 def mount(image: Path, target: Path, options: str = "") -> None:
     argv = ["mount", "-o", ",".join(part for part in ("loop", options) if part), str(image), str(target)]
     subprocess.run(argv, check=True, capture_output=True)
 
 
 def unmount(target: Path) -> None:
-    subprocess.run(["umount", str(target)], check=True, capture_output=True)
+    """Unmount, also what a failed test still holds open (the kernel then lets go when that is closed)."""
+    if subprocess.run(["umount", str(target)], check=False, capture_output=True).returncode != 0:
+        subprocess.run(["umount", "--lazy", str(target)], check=True, capture_output=True)
 
 
 def pull_the_plug(target: Path) -> None:

@@ -61,11 +61,12 @@ def open_stores(
     running_users_of: Callable[[str], list[str]] = nobody,
     mounts: Mounts | None = None,
     leases: Path | None = None,
+    boot: str = "",
 ) -> Stores:
     """Open (or make) the storage below `root`."""
     db = Database(root / "engine.db", [SNAPSHOTS_SCHEMA, IMAGES_SCHEMA])
-    content = ContentStore(root / "content", leases)
-    snapshots = OverlaySnapshotter(root / "snapshots", db, mounts or LinuxMounts())
+    content = ContentStore(root / "content", leases, boot=boot)
+    snapshots = OverlaySnapshotter(root / "snapshots", db, mounts or LinuxMounts(), boot=boot)
     return Stores(
         root, db, content, snapshots, ImageStore(db, content, snapshots, users_of, running_users_of)
     )
