@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from asgiref.sync import sync_to_async
+from channels.db import database_sync_to_async
 from django.conf import settings
 
 from tests.support.web import token_for
@@ -41,7 +41,7 @@ def in_spool() -> list[Path]:
 
 
 async def call(user: User, method: str, path: str, *, scope: str = "admin", **request: Any) -> httpx.Response:
-    token = await sync_to_async(token_for)(user, scope)
+    token = await database_sync_to_async(token_for)(user, scope)
     headers = {"Authorization": f"Bearer {token}", **request.pop("headers", {})}
     transport = httpx.ASGITransport(app=application, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url=HOST) as client:
@@ -154,7 +154,7 @@ async def test_who_may_not_upload_fills_no_disk(
             yield b"x" * 65536
 
     transport = httpx.ASGITransport(app=application)
-    token = await sync_to_async(token_for)(vera) if name == "vera" else "wft_nothing"
+    token = await database_sync_to_async(token_for)(vera) if name == "vera" else "wft_nothing"
     async with httpx.AsyncClient(transport=transport, base_url=HOST) as client:
         answer = await client.post(
             "/api/v1/images/load/", content=pieces(), headers={"Authorization": f"Bearer {token}"}
@@ -337,7 +337,7 @@ async def test_encoded_references_reach_the_view_whole(
     node: Node, vera: User, path: str, wanted: str
 ) -> None:
     transport = httpx.ASGITransport(app=application)
-    token = await sync_to_async(token_for)(vera)
+    token = await database_sync_to_async(token_for)(vera)
     async with httpx.AsyncClient(transport=transport, base_url=HOST) as client:
         answer = await client.get(f"/api/v1{path}", headers={"Authorization": f"Bearer {token}"})
     assert answer.status_code == 404

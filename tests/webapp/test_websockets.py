@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
+from channels.db import database_sync_to_async
 from django.test import Client
 
 from tests.support.web import PASSWORD, FakeNode, actor_of, container_record, token_for
@@ -146,14 +146,14 @@ async def test_a_cookie_from_elsewhere_is_refused_before_accepting(
     node: Node, bob: User, cookie_of: Any, origin: str | None
 ) -> None:
     """AP-07."""
-    cookie = await sync_to_async(cookie_of)(bob)
+    cookie = await database_sync_to_async(cookie_of)(bob)
     assert not await connected(socket("/ws/events/", cookie=cookie, origin=origin))
     entry = await Entry.objects.alatest("seq")
     assert (entry.action, entry.target) == ("access.refused", "WS /ws/events/")
 
 
 async def test_a_page_of_ours_may_listen(node: Node, vera: User, cookie_of: Any) -> None:
-    cookie = await sync_to_async(cookie_of)(vera)
+    cookie = await database_sync_to_async(cookie_of)(vera)
     communicator = socket("/ws/events/", cookie=cookie, origin="http://localhost")
     assert await connected(communicator)
     await communicator.leave()
@@ -178,13 +178,13 @@ async def test_nobody_may_open_any(node: Node, path: str) -> None:
 
 async def test_a_viewer_opens_no_terminal(voice: FakeNode, vera: User) -> None:
     """AP-01."""
-    token = await sync_to_async(token_for)(vera)
+    token = await database_sync_to_async(token_for)(vera)
     assert not await connected(socket("/ws/containers/web/terminal/", token=token))
 
 
 async def test_a_token_in_the_query_opens_nothing(node: Node, bob: User) -> None:
     """AP-05."""
-    token = await sync_to_async(token_for)(bob)
+    token = await database_sync_to_async(token_for)(bob)
     assert not await connected(socket(f"/ws/events/?token={token}", origin="http://localhost"))
 
 
@@ -193,7 +193,7 @@ async def test_connections_of_one_person_are_counted(
 ) -> None:
     """DS-06."""
     monkeypatch.setattr(logins, "MAX_A_USER", 2)
-    token = await sync_to_async(token_for)(vera)
+    token = await database_sync_to_async(token_for)(vera)
     open_ones = [socket("/ws/events/", token=token) for _ in range(2)]
     assert [await connected(one) for one in open_ones] == [True, True]
     assert not await connected(socket("/ws/events/", token=token))
@@ -214,12 +214,12 @@ async def _closed_with(communicator: WebsocketClient) -> int:
 
 async def test_a_revoked_token_closes_its_sockets(node: Node, bob: User) -> None:
     """AP-05."""
-    token = await sync_to_async(token_for)(bob)
+    token = await database_sync_to_async(token_for)(bob)
     communicator = socket("/ws/events/", token=token)
     assert await connected(communicator)
     watching = asyncio.create_task(logins.watch())
     await asyncio.sleep(0.05)
-    await sync_to_async(lambda: accounts.token_revoke(actor_of(bob), Token.objects.get()))()
+    await database_sync_to_async(lambda: accounts.token_revoke(actor_of(bob), Token.objects.get()))()
     assert await _closed_with(communicator) == 4401
     watching.cancel()
 
@@ -231,28 +231,30 @@ async def test_a_changed_account_closes_its_sockets(
     node: Node, alice: User, bob: User, cookie_of: Any, change: dict[str, Any]
 ) -> None:
     """AP-05: role lowered."""
-    cookie = await sync_to_async(cookie_of)(bob)
+    cookie = await database_sync_to_async(cookie_of)(bob)
     communicator = socket("/ws/events/", cookie=cookie, origin="http://localhost")
     assert await connected(communicator)
-    await sync_to_async(accounts.user_update)(actor_of(alice), await User.objects.aget(pk=bob.pk), change)
+    await database_sync_to_async(accounts.user_update)(
+        actor_of(alice), await User.objects.aget(pk=bob.pk), change
+    )
     assert await logins.look() == 1
     assert await _closed_with(communicator) == 4401
 
 
 async def test_signing_out_closes_its_sockets(node: Node, bob: User, cookie_of: Any) -> None:
     """AP-05."""
-    cookie = await sync_to_async(cookie_of)(bob)
+    cookie = await database_sync_to_async(cookie_of)(bob)
     communicator = socket("/ws/events/", cookie=cookie, origin="http://localhost")
     assert await connected(communicator)
     client = Client()
     client.cookies["wharfinger_session"] = cookie.partition("=")[2]
-    await sync_to_async(client.post)("/logout/")
+    await database_sync_to_async(client.post)("/logout/")
     assert await logins.look() == 1
     assert await _closed_with(communicator) == 4401
 
 
 async def test_a_good_login_stays(node: Node, bob: User, cookie_of: Any) -> None:
-    cookie = await sync_to_async(cookie_of)(bob)
+    cookie = await database_sync_to_async(cookie_of)(bob)
     communicator = socket("/ws/events/", cookie=cookie, origin="http://localhost")
     assert await connected(communicator)
     assert await logins.look() == 0
@@ -263,10 +265,10 @@ async def test_a_good_login_stays(node: Node, bob: User, cookie_of: Any) -> None
 
 
 async def test_what_happens_is_told(voice: FakeNode, vera: User) -> None:
-    communicator = socket("/ws/events/", token=await sync_to_async(token_for)(vera))
+    communicator = socket("/ws/events/", token=await database_sync_to_async(token_for)(vera))
     assert await connected(communicator)
     await asyncio.sleep(0.05)
-    await sync_to_async(voice.container)(container_record())
+    await database_sync_to_async(voice.container)(container_record())
     event = await said(communicator)
     assert (event["type"], event["action"], event["subject"]) == ("container", "start", "c" * 64)
     assert "record" not in event["attributes"]
@@ -275,8 +277,8 @@ async def test_what_happens_is_told(voice: FakeNode, vera: User) -> None:
 
 
 async def test_missed_events_are_told_again(voice: FakeNode, vera: User) -> None:
-    await sync_to_async(voice.container)(container_record())
-    communicator = socket("/ws/events/?after=0", token=await sync_to_async(token_for)(vera))
+    await database_sync_to_async(voice.container)(container_record())
+    communicator = socket("/ws/events/?after=0", token=await database_sync_to_async(token_for)(vera))
     assert await connected(communicator)
     event = await said(communicator)
     assert event["action"] == "start"
@@ -297,13 +299,15 @@ async def test_a_slow_reader_is_told_that_it_missed_something(node: Node, vera: 
 async def test_log_lines_come_with_time_and_cursor(
     voice: FakeNode, vera: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await sync_to_async(voice.container)(container_record())
+    await database_sync_to_async(voice.container)(container_record())
     lines = b'[1700000000123456789, 1, "one"]\n[1700000001000000000, 2, "two \\u001b[31m"]\n[17'
     stream = FakeStream(
         [Chunk(lines, cursor="5"), Chunk(b'00000002000000000, 1, "three"]\n', cursor="9", gap_bytes=77)]
     )
     monkeypatch.setattr("webapp.realtime.logs.follow", stream.follow)
-    communicator = socket("/ws/containers/web/logs/?tail=50", token=await sync_to_async(token_for)(vera))
+    communicator = socket(
+        "/ws/containers/web/logs/?tail=50", token=await database_sync_to_async(token_for)(vera)
+    )
     assert await connected(communicator)
     first, second, last = [await said(communicator) for _ in range(3)]
     assert first["lines"][0] == {"time": "2023-11-14T22:13:20.123456789Z", "stream": "stdout", "text": "one"}
@@ -316,7 +320,7 @@ async def test_log_lines_come_with_time_and_cursor(
 
 
 async def test_an_unknown_container_is_said(node: Node, vera: User) -> None:
-    communicator = socket("/ws/containers/nope/logs/", token=await sync_to_async(token_for)(vera))
+    communicator = socket("/ws/containers/nope/logs/", token=await database_sync_to_async(token_for)(vera))
     assert await connected(communicator)
     assert (await said(communicator))["code"] == "container_not_found"
     assert await _closed_with(communicator) == 4404
@@ -325,7 +329,7 @@ async def test_an_unknown_container_is_said(node: Node, vera: User) -> None:
 async def test_an_operation_tells_its_log_and_its_end(
     voice: FakeNode, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    operation = await sync_to_async(check)(actor_of(bob))
+    operation = await database_sync_to_async(check)(actor_of(bob))
     entries = [
         {"type": "message", "text": "hello", "stream": "note", "step": "", "at": 1.0},
         {"type": "layerprogress", "id": "l1", "status": "downloading", "current": 1, "total": 9},
@@ -333,22 +337,24 @@ async def test_an_operation_tells_its_log_and_its_end(
     ]
     stream = FakeStream([Chunk("".join(json.dumps(entry) + "\n" for entry in entries).encode(), cursor="7")])
     monkeypatch.setattr("webapp.realtime.operations.follow", stream.follow)
-    communicator = socket(f"/ws/operations/{operation.id}/", token=await sync_to_async(token_for)(bob))
+    communicator = socket(
+        f"/ws/operations/{operation.id}/", token=await database_sync_to_async(token_for)(bob)
+    )
     assert await connected(communicator)
     assert (await said(communicator))["status"] == "queued"
     message = await said(communicator)
     assert message["lines"][0]["text"] == "hello"
     assert [entry["status"] for entry in message["progress"]] == ["done"]
-    await sync_to_async(voice.end)(operation.id, result={"problems": []})
+    await database_sync_to_async(voice.end)(operation.id, result={"problems": []})
     last = await said(communicator)
     assert (last["status"], last["end"], last["error"]) == ("succeeded", True, None)
 
 
 async def test_stats_are_passed_on(voice: FakeNode, vera: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    await sync_to_async(voice.container)(container_record())
+    await database_sync_to_async(voice.container)(container_record())
     stream = FakeStream([Chunk(b'{"cpu_percent": 3}\n{"cpu')], hold=True)
     monkeypatch.setattr("webapp.realtime.stats.open_stream", stream.open)
-    communicator = socket("/ws/containers/web/stats/", token=await sync_to_async(token_for)(vera))
+    communicator = socket("/ws/containers/web/stats/", token=await database_sync_to_async(token_for)(vera))
     assert await connected(communicator)
     assert await said(communicator) == {"cpu_percent": 3}
     await communicator.leave()
@@ -372,11 +378,11 @@ async def test_a_terminal_is_opened_typed_into_resized_and_recorded(
     voice: FakeNode, bob: User, terminal: Any
 ) -> None:
     """AP-13: terminal sessions are entries and keep their recording."""
-    await sync_to_async(voice.container)(container_record())
+    await database_sync_to_async(voice.container)(container_record())
     stream = terminal(b"$ ", "grün\r\n".encode(), end={"exit_code": 3})
     communicator = socket(
         "/ws/containers/web/terminal/?command=sh+-l&cols=100&rows=30",
-        token=await sync_to_async(token_for)(bob),
+        token=await database_sync_to_async(token_for)(bob),
     )
     assert await connected(communicator)
     assert (await said(communicator))["session"]
@@ -407,9 +413,9 @@ async def test_a_terminal_is_opened_typed_into_resized_and_recorded(
 
 
 async def test_a_cut_line_comes_back_to_the_same_session(voice: FakeNode, bob: User, terminal: Any) -> None:
-    await sync_to_async(voice.container)(container_record())
+    await database_sync_to_async(voice.container)(container_record())
     stream = terminal(b"hello", hold=True)
-    token = await sync_to_async(token_for)(bob)
+    token = await database_sync_to_async(token_for)(bob)
     first = socket("/ws/containers/web/terminal/", token=token)
     assert await connected(first)
     session = (await said(first))["session"]
@@ -434,13 +440,14 @@ async def test_a_session_of_another_does_not_exist(
     voice: FakeNode, bob: User, alice: User, terminal: Any
 ) -> None:
     """AP-04."""
-    await sync_to_async(voice.container)(container_record())
+    await database_sync_to_async(voice.container)(container_record())
     terminal(b"hello", hold=True)
-    mine = socket("/ws/containers/web/terminal/", token=await sync_to_async(token_for)(bob))
+    mine = socket("/ws/containers/web/terminal/", token=await database_sync_to_async(token_for)(bob))
     assert await connected(mine)
     session = (await said(mine))["session"]
     theirs = socket(
-        f"/ws/containers/web/terminal/?session={session}", token=await sync_to_async(token_for)(alice)
+        f"/ws/containers/web/terminal/?session={session}",
+        token=await database_sync_to_async(token_for)(alice),
     )
     assert await connected(theirs)
     assert (await said(theirs))["code"] == "session_not_found"
@@ -463,9 +470,9 @@ async def test_nonsense_sizes_are_refused(
     voice: FakeNode, bob: User, terminal: Any, size: dict[str, Any]
 ) -> None:
     """WB-03."""
-    await sync_to_async(voice.container)(container_record())
+    await database_sync_to_async(voice.container)(container_record())
     stream = terminal(hold=True)
-    communicator = socket("/ws/containers/web/terminal/", token=await sync_to_async(token_for)(bob))
+    communicator = socket("/ws/containers/web/terminal/", token=await database_sync_to_async(token_for)(bob))
     assert await connected(communicator)
     await said(communicator)
     await communicator.say(json.dumps({"type": "resize", **size}))
@@ -477,7 +484,7 @@ async def test_nonsense_sizes_are_refused(
 async def test_a_terminal_that_the_node_refuses_says_why(
     voice: FakeNode, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await sync_to_async(voice.container)(container_record())
+    await database_sync_to_async(voice.container)(container_record())
 
     @asynccontextmanager
     async def refused(*args: Any, **rest: Any) -> AsyncIterator[None]:
@@ -486,7 +493,7 @@ async def test_a_terminal_that_the_node_refuses_says_why(
 
     monkeypatch.setattr("webapp.realtime.sessions.open_stream", refused)
     communicator = socket(
-        "/ws/containers/web/terminal/?command=nosuch", token=await sync_to_async(token_for)(bob)
+        "/ws/containers/web/terminal/?command=nosuch", token=await database_sync_to_async(token_for)(bob)
     )
     assert await connected(communicator)
     message = await said(communicator)
@@ -496,12 +503,12 @@ async def test_a_terminal_that_the_node_refuses_says_why(
 
 async def test_a_terminal_ends_with_the_login(voice: FakeNode, bob: User, terminal: Any) -> None:
     """AP-05."""
-    await sync_to_async(voice.container)(container_record())
+    await database_sync_to_async(voice.container)(container_record())
     stream = terminal(b"$", hold=True)
-    communicator = socket("/ws/containers/web/terminal/", token=await sync_to_async(token_for)(bob))
+    communicator = socket("/ws/containers/web/terminal/", token=await database_sync_to_async(token_for)(bob))
     assert await connected(communicator)
     await said(communicator)
-    await sync_to_async(lambda: accounts.token_revoke(actor_of(bob), Token.objects.get()))()
+    await database_sync_to_async(lambda: accounts.token_revoke(actor_of(bob), Token.objects.get()))()
     assert await logins.look() == 1
     await asyncio.wait_for(stream.closed.wait(), 5)
     assert not sessions.sessions
@@ -511,9 +518,9 @@ async def test_a_recording_stops_at_its_limit_and_the_session_does_not(
     voice: FakeNode, bob: User, terminal: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("webapp.audit.recordings.MAX_BYTES", 300)
-    await sync_to_async(voice.container)(container_record())
+    await database_sync_to_async(voice.container)(container_record())
     terminal(b"x" * 1000, b"more", end={"exit_code": 0})
-    communicator = socket("/ws/containers/web/terminal/", token=await sync_to_async(token_for)(bob))
+    communicator = socket("/ws/containers/web/terminal/", token=await database_sync_to_async(token_for)(bob))
     assert await connected(communicator)
     await said(communicator)
     assert (await communicator.receive_output(5))["bytes"].startswith(b"xxx")

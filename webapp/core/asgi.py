@@ -23,6 +23,7 @@ from django.conf import settings
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.base import BaseHandler
+from django.db import close_old_connections
 from django.http import FileResponse, HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import Resolver404, resolve
@@ -130,6 +131,8 @@ class WharfingerHandler(ASGIHandler):
         except AppError as error:  # only from reading the body
             await _answer(send, error)
         finally:
+            if upload:  # who may was asked before there was a request at whose end Django tidies up
+                await sync_to_async(close_old_connections)()
             self._uploads -= upload
             if plan.body is not None:
                 plan.body.close()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from asgiref.sync import sync_to_async
-from django.db import connection
+from channels.db import database_sync_to_async
 from django.http import HttpResponse
 
 from webapp.core.later import Later
@@ -28,18 +27,24 @@ def wait_then(
     async def later() -> HttpResponse:
         if not await wait_for(operation_id, seconds):
             return otherwise
-        return await sync_to_async(_finished)(operation_id, finish, otherwise)
+        return await database_sync_to_async(_finished)(operation_id, finish, otherwise)
 
     return later
 
 
-async def wait_for(operation_id: str, seconds: float) -> bool:
-    """Wait until an operation has ended; return whether it has. A lost wake-up costs a moment, not the answer."""
+async def wait_for(operation_id: str, seconds: float, *, in_request: bool = True) -> bool:
+    """Wait until an operation has ended; return whether it has. A lost wake-up costs a moment, not the answer.
+
+    Outside of a request (`in_request` false) the database is asked in a thread of the pool.
+    """
     deadline = time.monotonic() + seconds
+    is_final = database_sync_to_async(
+        _is_final, thread_sensitive=in_request
+    )  # holds no connection while it waits
     pause_s = LOOK_AGAIN_S
     async with hub.subscribe(f"operation:{operation_id}") as subscription:
         while True:
-            if await sync_to_async(_is_final)(operation_id):
+            if await is_final(operation_id):
                 return True
             left = deadline - time.monotonic()
             if left <= 0:
@@ -55,8 +60,6 @@ async def wait_for(operation_id: str, seconds: float) -> bool:
 
 def _is_final(operation_id: str) -> bool:
     status = Operation.objects.filter(pk=operation_id).values_list("status", flat=True).first()
-    if connection.vendor != "sqlite" and not connection.in_atomic_block:
-        connection.close()  # a waiting request holds no connection of the database server
     return status is None or Status(status).is_final
 
 

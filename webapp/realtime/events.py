@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from asgiref.sync import sync_to_async
-
+from webapp.core.threads import in_thread
 from webapp.nodes import selectors
 from webapp.realtime.hub import hub
 from webapp.realtime.sockets import LiveConsumer
@@ -21,7 +20,7 @@ REPLAYED = 1000
 class EventsConsumer(LiveConsumer):
     async def run(self) -> None:
         async with hub.subscribe(EVENTS, "gap") as subscription:
-            for event in await sync_to_async(self._replay, thread_sensitive=False)():
+            for event in await in_thread(self._replay)():
                 await self.say(event)
             while True:
                 message = await subscription.get()

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.db import DatabaseError
 
 from webapp.accounts.actor import Actor
 from webapp.accounts.authentication import still_valid
+from webapp.core.threads import in_thread
 from webapp.realtime.hub import hub
 from webapp.realtime.wake import LOGINS
 
@@ -68,7 +68,7 @@ async def look() -> int:
     watched = dict(_live)
     if not watched:
         return 0
-    valid = await sync_to_async(still_valid, thread_sensitive=False)([actor for actor, _ in watched.values()])
+    valid = await in_thread(still_valid)([actor for actor, _ in watched.values()])
     ended = [(key, close) for key, (actor, close) in watched.items() if actor not in valid]
     for key, close in ended:
         leave(key)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from asgiref.sync import sync_to_async
-
+from webapp.core.threads import in_thread
 from webapp.operations import selectors
 from webapp.operations.models import Operation
 from webapp.operations.waiting import wait_for
@@ -28,12 +27,12 @@ class OperationConsumer(LiveConsumer):
 
     async def run(self) -> None:
         await self.say({"lines": [], "status": self.operation.status, "kind": self.operation.kind})
-        while not await sync_to_async(self._was_sent, thread_sensitive=False)():
-            await wait_for(self.operation.id, 2.0)
+        while not await in_thread(self._was_sent)():
+            await wait_for(self.operation.id, 2.0, in_request=False)
         if self.operation.sent_at is not None:
             await self._log()
-        await wait_for(self.operation.id, SETTLE_S)
-        await sync_to_async(self._refresh, thread_sensitive=False)()
+        await wait_for(self.operation.id, SETTLE_S, in_request=False)
+        await in_thread(self._refresh)()
         await self.say(
             {
                 "lines": [],

@@ -12,11 +12,10 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from asgiref.sync import sync_to_async
-
 from webapp.accounts.actor import Actor
 from webapp.audit.recordings import Recorder
 from webapp.core.ids import new_id
+from webapp.core.threads import in_thread
 from webapp.realtime.streams import Stream, StreamBroken, open_stream
 from workers.client import BrokerDown
 from workers.contracts.problems import NodeError
@@ -140,7 +139,7 @@ class TerminalSession:
             self.over, self.running = True, False
             self._opened.set()
             self._news.set()
-            await asyncio.shield(sync_to_async(self._finish, thread_sensitive=False)())
+            await asyncio.shield(in_thread(self._finish)())
             asyncio.get_running_loop().call_later(KEPT_S, sessions.pop, self.id, None)
 
     async def _keep(self, data: bytes) -> None:

@@ -16,7 +16,6 @@ import logging
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
-from asgiref.sync import sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.http.request import split_domain_port, validate_host
@@ -27,6 +26,7 @@ from webapp.accounts.scopes import actor_of_scope, header
 from webapp.api.renderers import dumps
 from webapp.audit import services as audit
 from webapp.core.errors import AppError, Conflict, Denied, Missing, NodeProblem
+from webapp.core.threads import in_thread
 from webapp.realtime import logins
 from webapp.realtime.streams import StreamBroken
 from workers.client import BrokerDown
@@ -58,7 +58,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
             name: values[-1]
             for name, values in parse_qs(self.scope["query_string"].decode("latin-1")).items()
         }
-        problem = await sync_to_async(self._judge, thread_sensitive=False)()
+        problem = await in_thread(self._judge)()
         if problem is not None:
             await self.close()  # before accepting: the handshake is answered with 403
             return
@@ -98,7 +98,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
 
     async def _run_to_end(self) -> None:
         try:
-            await sync_to_async(self.prepare, thread_sensitive=False)()
+            await in_thread(self.prepare)()
             await self.run()
             await self._close(ENDED)
         except AppError as error:

@@ -17,6 +17,7 @@ from webapp.settings.base import DATABASES, STORAGES, WHARFINGER_HOME  # noqa: E
 if not _URL:
     DATABASES["default"]["TEST"] = {"NAME": str(WHARFINGER_HOME / "web" / "test.sqlite3")}
 STORAGES = STORAGES | {"staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}}
+STATIC_ROOT = WHARFINGER_HOME / "static"  # nothing is collected: files come from the checkout
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 ALLOWED_HOSTS = ["testserver", "localhost", "127.0.0.1"]
 OPERATION_SENDER = "webapp.operations.sender.RecordingSender"
