@@ -9,6 +9,7 @@ host but its image and its cache; of a build whose process was killed `sweep_dea
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -56,6 +57,8 @@ from engine.runtime.step import StepRunner
 from engine.snapshots.overlay import OverlaySnapshotter
 
 __all__ = ["Builder"]
+
+logger = logging.getLogger(__name__)
 
 
 class Builder:
@@ -131,8 +134,10 @@ class Builder:
             if build.request.squash:
                 squash(build, state)
             image_id = self._add_image(build, state, tags)
-        finally:
-            self._remember(build)
+        except BaseException:
+            self._remember_what_is_left(build)
+            raise
+        self._remember(build)
         advice = advise(build, dockerfile, state)
         results = sorted(build.results, key=lambda result: tuple(map(int, result.id.split("."))))
         return BuildResult(
@@ -153,6 +158,13 @@ class Builder:
         manifest = Manifest(descriptor, tuple(layer.descriptor() for layer in state.layers))
         image = self._services.images.add(manifest.to_bytes(), config, names=tags, action="build")
         return image.id
+
+    def _remember_what_is_left(self, build: Build) -> None:
+        """Keep what a failed build made, unless that fails too: the first error is the one to be told."""
+        try:
+            self._remember(build)
+        except (EngineError, OSError) as error:
+            logger.warning("steps of the failed build %s are not cached: %s", build.workspace.id, error)
 
     def _remember(self, build: Build) -> None:
         """Record in the cache what was made, and what was used."""

@@ -10,6 +10,7 @@ next try begins where this one stopped.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -42,6 +43,7 @@ from engine.progress import Reporter, StepProgress
 
 MAX_STAGE_THREADS = 64
 STEPS_FOR_A_CORE = 4
+_BUSY_S = 5.0
 
 
 @dataclass
@@ -106,6 +108,18 @@ class Build:
                 self.stack.callback(self.services.snapshots.unmount_view, place)
                 self.views[chain] = Tree(place, title, fixed=True, chain=chain)
             return self.views[chain]
+
+    def unmount(self, key: str) -> None:
+        """Unmount a snapshot. A process that another thread is just starting holds our descriptors until it executes, so
+        a busy mount is tried again for a while."""
+        deadline = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                return self.services.snapshots.unmount(key)
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.005)
 
     def sync_early(self, folder: Path) -> None:
         """Begin to write a layer's files to the disk, while its archive is still being made."""

@@ -52,4 +52,4 @@ def _replay(build: Build, key: str, layers: list[Layer]) -> None:
                     stream = open_any(blob)
                     apply_layer(stream, merged, whiteouts=Whiteouts.REMOVE, check=build.clock.check)
     finally:
-        services.snapshots.unmount(key)
+        build.unmount(key)

@@ -258,7 +258,7 @@ class _Step:
             with opened(os.open(target, DIRECTORY)) as merged:
                 yield merged
         finally:
-            self._services.snapshots.unmount(key)
+            self._build.unmount(key)
             with suppress(OSError):
                 target.rmdir()
 
@@ -522,7 +522,7 @@ class _Step:
                     resolv_conf=self._resolv_conf(),
                 )
             finally:
-                snapshots.unmount(key)
+                build.unmount(key)
             targets = [*_MOUNT_TARGETS, *(mount.target for mount in spec.mounts)]
             lowers = snapshots.lowers(self._state.chain)
             prune_untouched(snapshot.upper, lowers, targets, sandbox.idmap.host_start)

@@ -19,7 +19,7 @@ from types import TracebackType
 from engine.config import EngineConfig
 from engine.db import Database
 from engine.errors import AlreadyExists, EngineError, InvalidInput
-from engine.linux.files import remove_tree
+from engine.linux.files import remove_tree, space_translated
 from engine.linux.inode_flags import spread_children
 from engine.linux.locks import file_lock, is_locked
 from engine.linux.mount import LinuxMounts, unmount_below
@@ -49,11 +49,12 @@ class Workspace:
         self._counter = threading.Lock()
 
     def __enter__(self) -> Workspace:
-        with self._stack, file_lock(self._guard):
+        with self._stack, file_lock(self._guard), space_translated("a build's folders"):
             if is_locked(self.run / "owner"):
                 raise AlreadyExists(f"build {self.id} is running already")
             for folder in (self.run, self.data):
                 remove_tree(folder)
+                self._stack.callback(remove_tree, folder)
                 folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 if folder == self.data:
                     spread_children(folder.parent)

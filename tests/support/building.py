@@ -185,12 +185,13 @@ def describe(root: Path, start: str = "") -> dict[str, str]:
 
 
 @contextmanager
-def build_node(*, with_base: bool = True, **options: Any) -> Iterator[BuildNode]:
-    """Make a node below /var/tmp, with a busybox image `busybox:test`, and remove every trace of it afterwards."""
-    base = Path(tempfile.mkdtemp(prefix="wf-build-", dir="/var/tmp"))
+def build_node(*, with_base: bool = True, disk: Path | None = None, **options: Any) -> Iterator[BuildNode]:
+    """Make a node below /var/tmp (or `disk`), with a busybox image `busybox:test`, and remove every trace of it afterwards."""
+    base = Path(tempfile.mkdtemp(prefix="wf-build-", dir=disk or "/var/tmp"))
     instance = secrets.token_hex(4)
     config = EngineConfig(base / "data", Path("/run") / f"wharfinger-{instance}", instance)
     cgroups = Cgroups()
+    node = None
     try:
         config.make_folders()
         node = open_node(config, **options)
@@ -200,6 +201,8 @@ def build_node(*, with_base: bool = True, **options: Any) -> Iterator[BuildNode]
             )
         yield node
     finally:
+        if node is not None:
+            node.db.close()
         clear(config, cgroups)
         shutil.rmtree(base, ignore_errors=True)
         assert_nothing_left(instance)

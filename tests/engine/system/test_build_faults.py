@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from engine.containers.model import Resources
 from engine.errors import Cancelled, CommandFailed, Denied, EngineError, InvalidInput, NoSpace, Unavailable
 from engine.progress import CancelToken
 from tests.support.building import BuildNode, build_node
+from tests.support.loops import ext4, fill
 
 pytestmark = pytest.mark.root
 BASE = "FROM busybox:test\n"
@@ -332,13 +334,22 @@ def test_credentials_in_an_address_are_not_written_down(node: BuildNode, site: i
 # killed processes ----------------------------------------------------------------------------------------------
 
 _CHILD = """
-import sys
+import importlib, os, signal, sys
 from pathlib import Path
 from engine.build.request import BuildRequest
 from engine.config import EngineConfig
 from tests.support.building import open_node
 config = EngineConfig(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
 node = open_node(config)
+if len(sys.argv) > 6:
+    module, _, path = sys.argv[6].partition(":")
+    owner, name = getattr(importlib.import_module(module), path.split(".")[0]), path.split(".")[1]
+    original = getattr(owner, name)
+    def dying(*args, **kwargs):
+        if sys.argv[7] == "after":
+            original(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+    setattr(owner, name, dying)
 def report(said):
     print(type(said).__name__, getattr(said, "status", ""), getattr(said, "text", ""), flush=True)
 node.builder.build(BuildRequest(context=Path(sys.argv[4]), dockerfile=sys.argv[5], build_id="doomed", tags=["doomed:1"]), report)
@@ -346,9 +357,16 @@ print("finished", flush=True)
 """
 
 
-def _start(node: BuildNode, dockerfile: str, context: Path) -> subprocess.Popen[str]:
+def _start(node: BuildNode, dockerfile: str, context: Path, *point: str) -> subprocess.Popen[str]:
     config = node.config
-    arguments = [str(config.data_root), str(config.run_root), config.instance, str(context), dockerfile]
+    arguments = [
+        str(config.data_root),
+        str(config.run_root),
+        config.instance,
+        str(context),
+        dockerfile,
+        *point,
+    ]
     return subprocess.Popen(
         [sys.executable, "-c", _CHILD, *arguments],
         stdout=subprocess.PIPE,
@@ -395,6 +413,74 @@ def test_a_killed_build_leaves_nothing_and_can_be_done_again(
     again = node.build("FROM busybox:test\nCOPY . /x/\nRUN echo through\n", context=tmp_path)
     assert len([name for name in node.tree(again, "x") if name.startswith("x/f")]) == 2000
     assert sweep_dead_builds(node.config, node.db, node.snapshots, node.steps, node.network) == []
+
+
+POINTS = (
+    "engine.build.workspace:Workspace.__enter__",
+    "engine.build.sandboxes:Sandboxes._make",
+    "engine.snapshots.overlay:OverlaySnapshotter.prepare",
+    "engine.snapshots.overlay:OverlaySnapshotter.mount",
+    "engine.snapshots.overlay:OverlaySnapshotter.commit",
+    "engine.snapshots.overlay:OverlaySnapshotter.sync",
+    "engine.runtime.step:StepRunner._supervise",
+    "engine.build.ops.place:Placement.write",
+    "engine.content.store:BlobWriter.commit",
+    "engine.content.store:ContentStore.sync",
+    "engine.images.store:ImageStore.add",
+    "engine.build.cache:BuildCache.add",
+)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("point", POINTS)
+def test_a_build_killed_at_any_point_is_made_good(
+    node: BuildNode, tmp_path: Path, point: str, when: str
+) -> None:
+    """F-02, H2: whatever the point, nothing is left, no image is half made, and the same build succeeds."""
+    (tmp_path / "f").write_text(point + when)
+    text = "FROM busybox:test\nCOPY f /f\nRUN cat /f > /g\nWORKDIR /w\n"
+    child = _start(node, text, tmp_path, point, when)
+    output = child.communicate()[0]
+    assert child.returncode == -signal.SIGKILL, output
+    sweep_dead_builds(node.config, node.db, node.snapshots, node.steps, node.network)
+    assert node.leftovers() == []
+    made = node.images.find("doomed:1")
+    result = node.build(text, context=tmp_path, tags=["doomed:1"])
+    assert node.text(result, "g") == point + when
+    for layer in (*node.image(result).layers, *(made.layers if made else ())):
+        assert node.content.verify(layer.descriptor.digest)
+    node.images.remove("doomed:1", force=True)
+
+
+def test_a_full_disk_fails_the_build_and_nothing_else(tmp_path: Path) -> None:
+    """F-22: a clear error, nothing half made, and the same build again when there is space."""
+    with ext4(tmp_path, 64) as disk, build_node(disk=disk) as full:
+        text = "FROM busybox:test\nCOPY big /big\nRUN cat /big > /more\n"
+        files: dict[str, bytes | str] = {"big": os.urandom(3_000_000)}
+        filler = fill(disk)
+        with pytest.raises((NoSpace, CommandFailed)):
+            full.build(text, files=files)
+        assert full.leftovers() == []
+        assert [image.names for image in full.images.list()] == [full.images.resolve("busybox:test").names]
+        filler.unlink()
+        assert "more" in full.tree(full.build(text, files=files))
+
+
+def test_random_cancels_leave_nothing(node: BuildNode) -> None:
+    """F-36: stopped within two seconds at whatever moment, and nothing stays."""
+    source = random.Random(4)
+    text = "FROM busybox:test AS a\nCOPY . /x/\nRUN cat /x/* > /y; sleep 1\nFROM busybox:test AS b\nRUN sleep 1; touch /b\nFROM scratch\nCOPY --from=a /y /\nCOPY --from=b /b /\n"
+    files: dict[str, bytes | str] = {f"f{number}": "x" * 1000 for number in range(300)}
+    for _ in range(12):
+        cancel = CancelToken()
+        timer = threading.Timer(source.uniform(0.0, 0.6), cancel.cancel)
+        began = time.monotonic()
+        timer.start()
+        with pytest.raises(Cancelled):
+            node.build(text, files=files, cancel=cancel, no_cache=True)
+        timer.join()
+        assert time.monotonic() - began < 3
+        assert node.leftovers() == []
 
 
 def test_the_sweeper_spares_running_builds(node: BuildNode, tmp_path: Path) -> None:
