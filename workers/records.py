@@ -20,6 +20,8 @@ def to_record(value: Any) -> Any:  # any value of the engine; the result is JSON
         return value.decode(errors="replace")
     if isinstance(value, dict):
         return {str(name): to_record(item) for name, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return to_record(value._asdict())
     if isinstance(value, list | tuple | set | frozenset):
         return [to_record(item) for item in value]
     if hasattr(value, "to_json"):

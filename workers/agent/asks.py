@@ -55,9 +55,13 @@ def make_asks(engine: EngineFacade, ledger: Ledger) -> dict[str, Ask]:
         "container.list_files": lambda p: {
             "entries": to_record(engine.list_files(container=_text(p, "container"), path=_text(p, "path")))
         },
-        "container.exec_inspect": lambda p: to_record(
-            engine.exec_inspect(exec_id=check_id(_text(p, "exec_id")))
+        "container.resize": lambda p: engine.resize(
+            container=_text(p, "container"), rows=_number(p, "height"), columns=_number(p, "width")
         ),
+        "container.exec_resize": lambda p: engine.exec_resize(
+            exec_id=check_id(_text(p, "exec_id")), rows=_number(p, "height"), columns=_number(p, "width")
+        ),
+        "container.exec_inspect": lambda p: exec_inspect(engine, p),
         "container.timeline": lambda p: timeline(engine, p),
         "image.history": lambda p: {"history": to_record(engine.image_history(ref=_text(p, "ref")))},
         "image.layers": lambda p: {"layers": to_record(engine.image_layers(ref=_text(p, "ref")))},

@@ -78,11 +78,9 @@ async def image_save(stream: NodeStream, sources: Sources) -> dict[str, Any]:
     for ref in images:
         await asyncio.to_thread(sources.engine.image_get, ref=ref)
     await stream.opened()
+    cancel = _until_closed(stream)
     return await pour(
-        stream,
-        lambda out: sources.engine.image_save(
-            images=images, out=out, report=silent, cancel=_until_closed(stream)
-        ),
+        stream, lambda out: sources.engine.image_save(images=images, out=out, report=silent, cancel=cancel)
     )
 
 
@@ -96,10 +94,11 @@ async def volume_backup(stream: NodeStream, sources: Sources) -> dict[str, Any]:
     volume, compression = p.text(stream.params, "volume"), p.text(stream.params, "compression", "gzip")
     await asyncio.to_thread(sources.engine.volume_get, name=volume)
     await stream.opened()
+    cancel = _until_closed(stream)
     return await pour(
         stream,
         lambda out: sources.engine.volume_backup(
-            volume=volume, out=out, compression=compression, report=silent, cancel=_until_closed(stream)
+            volume=volume, out=out, compression=compression, report=silent, cancel=cancel
         ),
     )
 
