@@ -15,6 +15,7 @@ import uvicorn
 import websockets
 from django.conf import settings
 from django.test import Client
+from django.utils import timezone
 
 from tests.support.web import PASSWORD, Api, FakeNode, container_record, last_sent, token_for
 from webapp import server
@@ -26,6 +27,8 @@ from webapp.nodes.models import Node
 from webapp.operations.models import Operation
 from webapp.operations.sender import RecordingSender
 from webapp.registries.models import Registry
+from webapp.volumes.models import BackupSchedule
+from webapp.volumes.services import run_due_schedules
 from workers.contracts.networks import NetworkCreate
 from workers.contracts.problems import NodeError, Problem
 from workers.contracts.volumes import VolumeBackup, VolumeRestore
@@ -243,6 +246,24 @@ def test_a_backup_is_kept_and_restored(voice: FakeNode, bob: User, api: ApiOf) -
         contract.file_name,
         ["a"],
     )
+
+
+def test_schedules_make_backups_and_let_old_ones_go(voice: FakeNode, bob: User, api: ApiOf) -> None:
+    voice.say("volume", "create", "data", record={"name": "data", "created_at": 1.0})
+    client = api(bob)
+    assert client.write("/volumes/data/schedules/", {"every_hours": 1, "keep": 2}).status_code == 201
+    for _ in range(3):
+        assert run_due_schedules() == 1
+        assert run_due_schedules() == 0  # not due again
+        operation, contract = last_sent()
+        assert isinstance(contract, VolumeBackup)
+        assert (contract.keep, contract.directory.rpartition("/")[2].startswith("schedule-")) == (2, True)
+        voice.end(operation, result={"path": "/x", "size_bytes": 1})
+        BackupSchedule.objects.update(next_at=timezone.now())
+    assert len(client.read("/backups/").json()["results"]) == 2
+    assert Entry.objects.filter(action="volume.backup", actor="wharfinger", outcome="accepted").count() == 3
+    schedule = client.read("/volumes/data/schedules/").json()["results"][0]["id"]
+    assert client.send("DELETE", f"/volumes/data/schedules/{schedule}/").status_code == 204
 
 
 def test_a_question_that_the_node_refuses_is_its_problem(voice: FakeNode, vera: User, api: ApiOf) -> None:

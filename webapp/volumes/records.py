@@ -57,3 +57,13 @@ def operation_ended(operation: Operation) -> None:
     backup.digest = str(result.get("digest") or "")
     backup.location = str(result.get("path") or backup.location)
     backup.save()
+    _let_go(backup)
+
+
+def _let_go(newest: Backup) -> None:
+    """The node keeps only the newest few of a schedule; so do we."""
+    if newest.schedule is None:
+        return
+    ready = Backup.objects.filter(schedule=newest.schedule, status="ready").order_by("-created_at")
+    old = [backup.pk for backup in ready[newest.schedule.keep :]]
+    Backup.objects.filter(pk__in=old).update(status="removed")

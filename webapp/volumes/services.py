@@ -30,9 +30,11 @@ def target_of(volume: Volume) -> Target:
     return Target("volume", volume.name, volume.name)
 
 
-def backup_folder() -> str:
-    """Return the folder on the node in which kept backups lie (allowed by the node's configuration)."""
-    return str(settings.WHARFINGER_HOME / "backups")
+def backup_folder(volume: str, schedule: BackupSchedule | None = None) -> str:
+    """Return the folder on the node in which kept backups lie: one a volume and schedule, so old ones that are let go are its own."""
+    return str(
+        settings.WHARFINGER_HOME / "backups" / volume / (f"schedule-{schedule.pk}" if schedule else "kept")
+    )
 
 
 def volume_create(
@@ -91,9 +93,10 @@ def volume_backup(
         )
     now = timezone.now()
     file_name = f"{volume.name}-{now:%Y%m%d-%H%M%S-%f}.{ENDINGS[compression]}"
+    folder = backup_folder(volume.name, schedule)
     contract = contracts.VolumeBackup(
         volume=volume.name,
-        directory=backup_folder(),
+        directory=folder,
         file_name=file_name,
         compression=compression,
         keep=schedule.keep if schedule else 0,
@@ -106,7 +109,7 @@ def volume_backup(
             schedule=schedule,
             operation=operation.id,
             compression=compression,
-            location=f"{backup_folder()}/{file_name}",
+            location=f"{folder}/{file_name}",
             created_at=now,
             created_by=actor.user,
         )
