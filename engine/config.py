@@ -33,9 +33,7 @@ class EngineConfig:
     default_pids_limit: int = 4096
     log_max_bytes: int = 256 * 1024 * 1024  # per container, all its log files together
     insecure_registries: tuple[str, ...] = ("127.0.0.1", "localhost", "::1")
-    denied_host_ports: tuple[
-        int, ...
-    ] = ()  # never published: the panel's own, and what an administrator names
+    denied_host_ports: tuple[int, ...] = ()  # never published: the panel's, and what the environment names
     container_host_ports: tuple[int, ...] = ()  # TCP ports of the host itself that containers may reach
     dns_upstreams: tuple[str, ...] = field(default=())  # empty: the host's resolv.conf
 
