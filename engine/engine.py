@@ -516,6 +516,10 @@ class Engine:
     def exec_finish(self, *, exec_id: str, session: ExecSession) -> int:
         return self.execs.finish(exec_id, session)
 
+    def exec_leave(self, *, exec_id: str, session: ExecSession) -> None:
+        """Let go of a session whose program goes on."""
+        self.execs.leave(exec_id, session)
+
     def exec_resize(self, *, exec_id: str, rows: int, columns: int) -> None:
         self.execs.resize(exec_id, rows, columns)
 

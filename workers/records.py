@@ -29,3 +29,9 @@ def to_record(value: Any) -> Any:  # any value of the engine; the result is JSON
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: to_record(getattr(value, item.name)) for item in dataclasses.fields(value)}
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def file_record(stat: Any) -> dict[str, Any]:
+    """Return what is known of a file inside a container: sizes have their unit in the name, as everywhere outside."""
+    record = to_record(stat)
+    return {"size_bytes": record.pop("size"), **record}

@@ -159,6 +159,12 @@ class Execs:
         self._finish(self.get(exec_id), code)
         return code
 
+    def leave(self, exec_id: str, session: ExecSession) -> None:
+        """Let go of a session whose program goes on; its end is recorded by `settle` or `inspect`."""
+        session.close()
+        with self._guard:
+            self._sessions.pop(exec_id, None)
+
     @contextmanager
     def session(self, exec_id: str, *, size: tuple[int, int] | None = None) -> Iterator[ExecSession]:
         """Start it for the time of the block; afterwards its exit code is recorded if it has ended."""

@@ -16,7 +16,7 @@ from workers.contracts.names import check_id
 from workers.contracts.values import ContractError, from_json, loads
 from workers.facade import EngineFacade
 from workers.ledger import Ledger
-from workers.records import to_record
+from workers.records import file_record, to_record
 from workers.tasks.progress import log_path
 from workers.tasks.verbs import registries_of
 
@@ -49,11 +49,14 @@ def make_asks(engine: EngineFacade, ledger: Ledger) -> dict[str, Ask]:
         "container.changes": lambda p: {
             "changes": to_record(engine.changes(container=_text(p, "container")))
         },
-        "container.stat": lambda p: to_record(
+        "container.stat": lambda p: file_record(
             engine.archive_stat(container=_text(p, "container"), path=_text(p, "path"))
         ),
         "container.list_files": lambda p: {
-            "entries": to_record(engine.list_files(container=_text(p, "container"), path=_text(p, "path")))
+            "entries": [
+                file_record(item)
+                for item in engine.list_files(container=_text(p, "container"), path=_text(p, "path"))
+            ]
         },
         "container.resize": lambda p: engine.resize(
             container=_text(p, "container"), rows=_number(p, "height"), columns=_number(p, "width")

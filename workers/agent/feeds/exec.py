@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine.containers.exec import ExecSpec
-from engine.errors import Denied, Unavailable
+from engine.errors import Denied
 from engine.runtime.exec_session import ExecSession
 from engine.runtime.streams import PACKET_BYTES, DetachKeys
 from workers.agent.feeds import params as p
@@ -55,7 +55,7 @@ async def exec_(stream: NodeStream, sources: Sources) -> dict[str, Any]:
         if not ended:
             if stream.closed.is_set() and p.truth(params, "hangup"):
                 session.kill()
-            session.close()
+            await asyncio.to_thread(engine.exec_leave, exec_id=record.id, session=session)
 
 
 def spec_of(params: dict[str, Any]) -> ExecSpec:
@@ -76,36 +76,36 @@ def spec_of(params: dict[str, Any]) -> ExecSpec:
 
 async def _carry(stream: NodeStream, session: ExecSession, keys: DetachKeys) -> dict[str, Any]:
     """Carry both directions; return at the end of the output (nothing), or when the reader leaves (why)."""
-    showing = asyncio.create_task(_show(stream, session))
-    typing = asyncio.create_task(_type(stream, session, keys))
-    closed = asyncio.create_task(stream.closed.wait())
-    try:
-        while True:
-            waiting = {task for task in (showing, typing, closed) if not task.done() or task is not typing}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    with _handle(session) as client:
+        showing = asyncio.create_task(_show(stream, client))
+        typing = asyncio.create_task(_type(stream, session, client, keys))
+        closed = asyncio.create_task(stream.closed.wait())
+        try:
+            await asyncio.wait((showing, typing, closed), return_when=asyncio.FIRST_COMPLETED)
+            if typing.done() and not typing.result():  # no more input; the output goes on
+                await asyncio.wait((showing, closed), return_when=asyncio.FIRST_COMPLETED)
             if showing.done():
                 showing.result()
                 return {}
             if closed.done():
                 return {"reason": "closed"}
-            if typing.done() and typing.result():
-                return {"reason": "detached", "detached": True}
-    finally:
-        await end_tasks((showing, typing, closed))
+            return {"reason": "detached", "detached": True}
+        finally:
+            await end_tasks((showing, typing, closed))
 
 
-async def _show(stream: NodeStream, session: ExecSession) -> None:
-    with _reading(session) as client:
-        while True:
-            await stream.wait_for_credit()
-            await _readable(client)
-            for channel, data in _drain(client):
-                if channel < 0:
-                    return
-                await stream.write(data, channel=channel)
+async def _show(stream: NodeStream, client: socket.socket) -> None:
+    while True:
+        await stream.wait_for_credit()
+        await _readable(client)
+        for channel, data in _drain(client):
+            if channel < 0:
+                return
+            await stream.write(data, channel=channel)
 
 
-async def _type(stream: NodeStream, session: ExecSession, keys: DetachKeys) -> bool:
+async def _type(stream: NodeStream, session: ExecSession, client: socket.socket, keys: DetachKeys) -> bool:
+    """Pass on input and sizes; return whether the reader pressed the keys that leave."""
     if p.truth(stream.params, "stdin"):
         await stream.grant()
     while True:
@@ -115,26 +115,37 @@ async def _type(stream: NodeStream, session: ExecSession, keys: DetachKeys) -> b
         if item.data:
             data, leaving = keys.feed(item.data) if p.truth(stream.params, "tty") else (item.data, False)
             try:
-                await asyncio.to_thread(session.write, data)
-            except Unavailable:
+                await _send(client, data)
+            except ConnectionError:
                 return False  # it has ended: the output says how
             if leaving:
                 return True
             await stream.taken(item)
         if item.eof:
             if not stream.closed.is_set():
-                await asyncio.to_thread(session.end_input)
+                session.end_input()
             return False
 
 
 @contextlib.contextmanager
-def _reading(session: ExecSession) -> Iterator[socket.socket]:
-    """Give a second handle on the session's socket, for reading without waiting."""
+def _handle(session: ExecSession) -> Iterator[socket.socket]:
+    """Give a second handle on the session's socket for the event loop, which never waits on it.
+
+    Both handles share their flags: from here on the session's own blocking `read` and `write` must not be used.
+    """
     client = socket.socket(fileno=os.dup(session.fileno()))
+    client.setblocking(False)
     try:
         yield client
     finally:
         client.close()
+
+
+async def _send(client: socket.socket, data: bytes) -> None:
+    """Send input in packets, waiting while the program does not read."""
+    loop = asyncio.get_running_loop()
+    for start in range(0, len(data), PACKET_BYTES // 2):
+        await loop.sock_sendall(client, data[start : start + PACKET_BYTES // 2])
 
 
 async def _readable(client: socket.socket) -> None:
@@ -153,7 +164,7 @@ def _drain(client: socket.socket) -> list[tuple[int, bytes]]:
     end: list[tuple[int, bytes]] = []
     for _ in range(BATCH):
         try:
-            packet = client.recv(PACKET_BYTES + 1, socket.MSG_DONTWAIT)
+            packet = client.recv(PACKET_BYTES + 1)
         except BlockingIOError:
             break
         except ConnectionResetError:

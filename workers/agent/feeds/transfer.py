@@ -14,7 +14,7 @@ from workers.agent.feeds import params as p
 from workers.agent.feeds.follow import Sources
 from workers.agent.stream import NodeStream, StreamClosed
 from workers.contracts.names import spool_path
-from workers.records import to_record
+from workers.records import file_record, to_record
 
 BLOCK = 256 * 1024
 
@@ -63,7 +63,7 @@ async def pour(stream: NodeStream, work: Callable[[BinaryIO], Any]) -> dict[str,
 async def container_archive(stream: NodeStream, sources: Sources) -> dict[str, Any]:
     container, path = p.text(stream.params, "container"), p.text(stream.params, "path")
     stat = await asyncio.to_thread(sources.engine.archive_stat, container=container, path=path)
-    await stream.opened(stat=to_record(stat))
+    await stream.opened(stat=file_record(stat))
     return await pour(stream, lambda out: sources.engine.archive_get(container=container, path=path, out=out))
 
 
