@@ -70,6 +70,7 @@ class TerminalConsumer(LiveConsumer):
             "workdir": self.query.get("workdir", "")[:4096],
             "tty": True,
             "stdin": True,
+            "hangup": True,
             "rights": rights,
         }
         return "exec", params, command
