@@ -108,7 +108,7 @@ class Assembler:
             shm_source=self._shm(container),
             resources=effective_resources(spec.resources, self._parts.config.default_pids_limit),
             devices=self._devices(container),
-            sysctls={name.replace("/", "."): value for name, value in spec.sysctls.items()},
+            sysctls=_sysctls(container),
             seccomp=self._seccomp(container),
             privileged=spec.privileged,
             unmasked=security.unmasked,
@@ -275,6 +275,16 @@ def make_workdir(root_fd: int, workdir: str, idmap: IdMap | None, owner: tuple[i
     finally:
         os.close(current)
     return path
+
+
+def _sysctls(container: Container) -> dict[str, str]:
+    """As with Docker, who owns the network namespace may listen on any port and send pings, root or not."""
+    spec = container.spec
+    asked = {name.replace("/", "."): value for name, value in spec.sysctls.items()}
+    if spec.network_mode == "host" or spec.network_mode.startswith("container:"):
+        return asked
+    most = "65535" if own_userns(container) else "2147483647"
+    return {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": f"0 {most}", **asked}
 
 
 def device_of(source: str, target: str, permissions: str) -> Device:

@@ -24,6 +24,7 @@ from engine.platform import host_platform
 DEFAULT_PROFILE = Path("/usr/share/containers/seccomp.json")
 AF_NETLINK, AF_ALG, AF_VSOCK, NETLINK_AUDIT = 16, 38, 40, 9
 NEW_NAMESPACE_FLAGS = 0x7E020000  # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET
+_NAMESPACE_BITS = [1 << bit for bit in range(32) if NEW_NAMESPACE_FLAGS >> bit & 1]
 
 _ADMIN_ONLY = (
     "mount", "umount", "umount2", "mount_setattr", "move_mount", "open_tree", "fsconfig", "fsmount", "fsopen", "fspick",
@@ -112,9 +113,14 @@ def _own_rules(capabilities: frozenset[str], architecture: str) -> list[dict[str
         rules += [
             {"names": list(_ADMIN_ONLY), **refuse},
             {"names": ["clone"], **allow, "args": [masked]},
+            *({"names": ["clone"], **refuse, "args": [_bit(flags, bit)]} for bit in _NAMESPACE_BITS),
             {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS},
         ]
     return rules + _socket_rules("CAP_AUDIT_WRITE" in capabilities)
+
+
+def _bit(index: int, bit: int) -> dict[str, Any]:
+    return {"index": index, "value": bit, "valueTwo": bit, "op": "SCMP_CMP_MASKED_EQ"}
 
 
 def _socket_rules(audit: bool) -> list[dict[str, Any]]:

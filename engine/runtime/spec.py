@@ -21,7 +21,8 @@ MASKED_PATHS = (
     "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
     "/sys/devices/virtual/powercap",
 )  # fmt: skip
-READ_ONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+# the last one: the folder of the version 1 hierarchies, which runc leaves writable in a user namespace
+READ_ONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/sys/fs/cgroup")
 
 _NAMESPACES = ("user", "pid", "ipc", "uts", "mount", "network", "cgroup")
 _DEFAULT_CPU_PERIOD_US = 100_000

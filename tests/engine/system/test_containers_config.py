@@ -253,6 +253,11 @@ def test_sysctls_of_its_own_namespaces_only(node: Node) -> None:
         node.run("true", network_mode="host", sysctls={"net.core.somaxconn": "1"})
 
 
+def test_users_may_ping_and_listen_below_1024(node: Node) -> None:
+    script = "ping -c1 -w2 127.0.0.1 >/dev/null && echo pinged; (timeout 1 nc -l -p 80 & sleep 0.3; echo x | nc 127.0.0.1 80) && echo listened"
+    assert node.output("sh", "-c", script, user="alice").split()[-1] == "listened"
+
+
 def test_devices(node: Node) -> None:
     text = node.output(
         "sh",
