@@ -9,6 +9,7 @@ from django.http import HttpRequest
 from webapp.accounts.actor import NOBODY
 from webapp.accounts.permissions import Permission
 from webapp.core.version import VERSION
+from webapp.nodes.selectors import replay_from
 
 
 def wharfinger(request: HttpRequest) -> dict[str, Any]:
@@ -22,4 +23,5 @@ def wharfinger(request: HttpRequest) -> dict[str, Any]:
             **{right.value: True for right in actor.rights},
         },
         "version": VERSION,
+        "replay_from": replay_from,  # asked only by pages that listen
     }

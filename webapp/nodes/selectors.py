@@ -29,7 +29,7 @@ def default_node() -> Node:
     node = Node.objects.filter(is_default=True).first() or Node.objects.first()
     if node is None:
         raise Unavailable(
-            "there is no node yet", code="no_node", hint="run `manage.py setup` on this machine"
+            "there is no node yet", code="no_node", hint="run `manage.py prepare` on this machine"
         )
     return node
 
@@ -47,6 +47,15 @@ def event_list(*, after: int = 0, type: str = "", subject: str = "") -> QuerySet
     if subject:
         events = events.filter(subject=subject)
     return events
+
+
+def replay_from() -> int:
+    """Return the event after which a page begins to listen: a few are told twice, none is missed.
+
+    The page's own queries ran some milliseconds before its socket opens; what happened between is among these.
+    """
+    last = Event.objects.order_by("-id").values_list("id", flat=True).first() or 0
+    return max(0, int(last) - 20)
 
 
 def node_counts() -> dict[int, dict[str, int]]:
