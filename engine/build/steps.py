@@ -317,6 +317,11 @@ class _Step:
     def _source(self, instruction: ins.Transfer) -> tuple[Callable[[], Tree], str]:
         """Return how to open the tree that the instruction copies from, and the name of its state (empty: the context)."""
         origin = instruction.origin if isinstance(instruction, ins.Copy) else ""
+        if isinstance(instruction, ins.Add) and instruction.checksum and not instruction.inline:
+            return (
+                lambda: self._build.context.tree,
+                instruction.checksum,
+            )  # the address is only one way to its content
         if not origin:
             return lambda: self._build.context.tree, ""
         chain, title = self._origin(self._stage.origins[self._position, origin], origin)
@@ -330,13 +335,14 @@ class _Step:
         return self._build.bases.get(source.image, self._state.platform).image.chain, f"image {name}"
 
     def _alias(self, instruction: ins.Transfer, source_state: str) -> str:
-        """Return a key that needs no file to be read, for what comes from a stage or an image."""
+        """Return a key that needs no file to be read, for what comes from a stage, an image or a known download."""
         if not source_state or instruction.inline:
             return ""
         parts = [
             self._state.lineage, source_state, instruction.sources, instruction.destination, self._state.workdir,
             instruction.chown, instruction.chmod, instruction.link, instruction.excludes,
             isinstance(instruction, ins.Copy) and instruction.parents, str(self._state.platform),
+            instruction.unpack if isinstance(instruction, ins.Add) else "",
         ]  # fmt: skip
         return _hashed(parts)
 

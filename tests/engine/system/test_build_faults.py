@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import os
 import random
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -240,7 +242,10 @@ def test_wrong_roots_are_refused(node: BuildNode) -> None:
 
 
 class _Site(http.server.BaseHTTPRequestHandler):
+    asked: ClassVar[list[str]] = []
+
     def do_GET(self) -> None:
+        self.asked.append(self.path)
         if self.path.startswith("/redirect"):
             self.send_response(302)
             self.send_header("Location", self.path.partition("=")[2])
@@ -289,6 +294,14 @@ def test_add_fetches_an_address(node: BuildNode, site: int) -> None:
         node.build(f"FROM scratch\nADD http://127.0.0.2:{site}/cut /x\n")
     with pytest.raises(InvalidInput, match="file name"):
         node.build(f"FROM scratch\nADD http://127.0.0.2:{site}/ /x/\n")
+
+
+def test_a_download_with_a_checksum_is_not_fetched_again(node: BuildNode, site: int) -> None:
+    digest = "sha256:" + hashlib.sha256(b"page of the site").hexdigest()
+    text = f"FROM scratch\nADD --checksum={digest} http://127.0.0.2:{site}/once /x\n"
+    first = node.build(text)
+    assert node.build(text).image_id == first.image_id
+    assert _Site.asked.count("/once") == 1
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from engine.build.ops.sshproxy import AgentProxy
 from engine.errors import (
     CommandFailed,
     Denied,
@@ -394,6 +397,36 @@ def test_a_changed_secret_does_not_miss_the_cache(node: BuildNode) -> None:
     text = BASE + "RUN --mount=type=secret,id=a cat /run/secrets/a > /dev/null\n"
     first = node.build(text, secrets={"a": b"12345"})
     assert node.build(text, secrets={"a": b"67890"}).image_id == first.image_id
+
+
+def test_an_agent_is_reached_through_a_socket_of_the_step(node: BuildNode, tmp_path: Path) -> None:
+    """The step's user may open it, the agent's own socket stays closed to it, and nothing of it is in the image."""
+    agent = socket.socket(socket.AF_UNIX)
+    agent.bind(str(tmp_path / "agent"))
+    agent.listen()
+
+    def answer() -> None:
+        connection, _ = agent.accept()
+        with connection:
+            connection.sendall(b"answer to " + connection.recv(100))
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    place = tmp_path / "inside"
+    with AgentProxy(place, tmp_path / "agent", owner=(1000, 1000), mode=0o600):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(place))
+            client.sendall(b"question")
+            assert client.recv(100) == b"answer to question"
+    thread.join(5)
+    result = node.build(
+        BASE + "RUN --mount=type=ssh,required,uid=1000 stat -c '%F %u %a' $SSH_AUTH_SOCK\n"
+        'RUN --mount=type=ssh,id=other test -z "$SSH_AUTH_SOCK"\n',
+        ssh={"default": tmp_path / "agent"},
+    )
+    agent.close()
+    assert node.told.lines("stdout") == ["socket 1000 600"]
+    assert not any("ssh_agent" in name for name in node.tree(result))
 
 
 def test_privilege_is_for_admins(node: BuildNode) -> None:
