@@ -22,6 +22,9 @@ document.addEventListener("htmx:configRequest", (event) => {
   event.detail.headers["X-CSRFToken"] = csrfToken();
 });
 
+// what a live refresh put in are buttons and links like those that came with the page
+document.addEventListener("wf:refreshed", (event) => htmx.process(event.detail));
+
 /** The token that a changing request has to carry; the server puts it into a meta element. */
 export function csrfToken() {
   return document.querySelector('meta[name="csrf-token"]')?.content ?? "";
