@@ -25,7 +25,7 @@ from engine.linux import files
 from engine.oci import Descriptor, ImageConfig, Manifest
 from engine.oci import media_types as mt
 from engine.reference import parse_reference
-from engine.snapshots import overlay
+from engine.snapshots import folders
 from tests.support import tars
 from tests.support.loops import after_a_cut, ext4, pull_the_plug
 from tests.support.stores import Stores, add_image, open_stores
@@ -100,7 +100,7 @@ class Plug:
         """Put a counter around everything that makes something durable or visible."""
         os.fsync = self.around(os.fsync)  # type: ignore[assignment]
         Path.rename = self.around(Path.rename)  # type: ignore[method-assign, assignment]
-        for module in (content_store, overlay):
+        for module in (content_store, folders):
             module.syncfs = self.around(files.syncfs)  # type: ignore[assignment]
         Database.flush = self.around(Database.flush)  # type: ignore[method-assign, assignment]
 
@@ -113,7 +113,7 @@ def run_until_cut(disk: Path, scenario: Scenario, at: int, *, syncs: bool = True
         try:
             if not syncs:
                 os.fsync = lambda fd: None
-                for module in (content_store, overlay):
+                for module in (content_store, folders):
                     module.syncfs = lambda path: None
             plug = Plug(disk, at)
             plug.install()
