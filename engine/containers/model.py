@@ -7,6 +7,7 @@ policy is judged on it. Field names are those of the REST API. All times are sec
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -297,67 +298,148 @@ class Container:
 
 def to_json(value: Any) -> Any:
     """Return a dataclass of this module as JSON values (enums as their text)."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: to_json(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {key: to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is list or kind is tuple:
         return [to_json(item) for item in value]
+    if kind is dict:
+        return {key: to_json(item) for key, item in value.items()}
+    if (names := _field_names(cast(Any, kind))) is not None:
+        return {name: to_json(getattr(value, name)) for name in names}
     return value.value if isinstance(value, StrEnum) else value
 
 
 def from_json(kind: type[T], data: Any, where: str = "") -> T:
     """Build the dataclass `kind` from JSON; unknown fields and wrong types raise `BadSpec` naming the field."""
-    if not isinstance(data, dict):
-        raise BadSpec(f"{where or kind.__name__} must be an object")
-    hints = _hints(cast(Any, kind))
-    for name in data:
-        if name not in hints:
-            raise BadSpec(f"unknown field {where + '.' if where else ''}{name}")
-    values = {
-        name: _convert(hints[name], item, f"{where}.{name}" if where else name) for name, item in data.items()
-    }
     try:
-        return kind(**values)
-    except TypeError as error:
-        raise BadSpec(f"{where or kind.__name__}: {error}") from error
+        built: T = _converter(cast(Any, kind))(data)
+    except _Mismatch as error:
+        raise BadSpec(error.sentence(where, kind.__name__)) from None
+    return built
+
+
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+class _Mismatch(Exception):
+    """A value that does not fit; who comes back through a field adds its name, so what fits costs no text."""
+
+    def __init__(self, problem: str, *, unknown: str = "") -> None:
+        super().__init__(problem)
+        self.problem, self.unknown, self.path = problem, unknown, ""
+
+    def inside(self, step: str) -> _Mismatch:
+        joint = "." if self.path and not self.path.startswith("[") else ""
+        self.path = f"{step}{joint}{self.path}"
+        return self
+
+    def sentence(self, where: str, kind: str) -> str:
+        joint = "." if where and self.path and not self.path.startswith("[") else ""
+        path = f"{where}{joint}{self.path}"
+        if self.unknown:
+            return f"unknown field {path + '.' if path else ''}{self.unknown}"
+        return f"{path or kind}{self.problem}"
+
+
+Convert = Callable[[Any], Any]
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:  # a dataclass
-    return get_type_hints(kind)
+def _field_names(kind: Any) -> tuple[str, ...] | None:  # any type
+    return tuple(item.name for item in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else None
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+@cache
+def _converter(hint: Any) -> Convert:
+    """Return what turns a JSON value into a value of the type `hint`, made once for each type."""
     options = get_args(hint)
     origin = getattr(hint, "__origin__", None)
     if hint is Any:
-        return value
+        return lambda value: value
     if origin is None and options:  # X | None
-        if value is None and type(None) in options:
-            return None
-        return _convert(next(option for option in options if option is not type(None)), value, where)
+        inner = _converter(next(option for option in options if option is not type(None)))
+        return lambda value: None if value is None else inner(value)
     if origin is list:
-        if not isinstance(value, list):
-            raise BadSpec(f"{where} must be a list")
-        return [_convert(options[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return _list_of(_converter(options[0]))
     if origin is dict:
-        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise BadSpec(f"{where} must be an object")
-        return {key: _convert(options[1], item, f"{where}.{key}") for key, item in value.items()}
+        return _dict_of(_converter(options[1]))
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return from_json(hint, value, where)
-    return _scalar(hint, value, where)
+        return _object_of(hint)
+    return _scalar_of(hint)
 
 
-def _scalar(hint: Any, value: Any, where: str) -> Any:
-    if isinstance(hint, type) and issubclass(hint, StrEnum):
+def _list_of(inner: Convert) -> Convert:
+    def convert(value: Any) -> Any:
+        if not isinstance(value, list):
+            raise _Mismatch(" must be a list")
+        found = []
+        for index, item in enumerate(value):
+            try:
+                found.append(inner(item))
+            except _Mismatch as error:
+                raise error.inside(f"[{index}]") from None
+        return found
+
+    return convert
+
+
+def _dict_of(inner: Convert) -> Convert:
+    def convert(value: Any) -> Any:
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise _Mismatch(" must be an object")
+        found = {}
+        for key, item in value.items():
+            try:
+                found[key] = inner(item)
+            except _Mismatch as error:
+                raise error.inside(key) from None
+        return found
+
+    return convert
+
+
+def _object_of(kind: Any) -> Convert:
+    converters = {name: _converter(hint) for name, hint in get_type_hints(kind).items()}
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise _Mismatch(" must be an object")
+        found = {}
+        for name, item in value.items():
+            inner = converters.get(name)
+            if inner is None:
+                raise _Mismatch("", unknown=str(name))
+            try:
+                found[name] = inner(item)
+            except _Mismatch as error:
+                raise error.inside(name) from None
         try:
-            return hint(value)
-        except ValueError:
-            raise BadSpec(f"{where}: unknown value {value!r}") from None
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise BadSpec(f"{where} must be {'text' if hint is str else hint.__name__}")
-    return value
+            return kind(**found)
+        except TypeError as error:
+            raise _Mismatch(f": {error}") from None
+
+    return convert
+
+
+def _scalar_of(hint: Any) -> Convert:
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+
+        def to_enum(value: Any) -> Any:
+            try:
+                return hint(value)
+            except ValueError:
+                raise _Mismatch(f": unknown value {value!r}") from None
+
+        return to_enum
+    word = "text" if hint is str else hint.__name__
+
+    def convert(value: Any) -> Any:
+        kind = type(value)
+        if kind is hint:
+            return value
+        if hint is float and kind is int:
+            return float(value)
+        raise _Mismatch(f" must be {word}")
+
+    return convert
