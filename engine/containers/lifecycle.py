@@ -214,12 +214,14 @@ class Lifecycle:
         return started
 
     def _note_failure(self, before: Container, error: EngineError | OSError) -> None:
-        """Keep in the record why a start failed; a container that never ran stays `created`."""
+        """Keep in the record why a start failed; one that never ran stays `created`, one to be removed after its run is gone."""
         current = self._store.find(before.id) or before
         status = Status.CREATED if before.status is Status.CREATED else Status.EXITED
         code = error.status if isinstance(error, CommandFailed) else 128
         failed = dataclasses.replace(current, status=status, pid=0, error=str(error), exit_code=code)
-        self._store.save(failed, "start_failed", error=str(error))
+        failed = self._store.save(failed, "start_failed", error=str(error))
+        if failed.spec.auto_remove:
+            self._erase(failed, volumes=True)
 
     def stop(
         self, ref: str, timeout_s: float | None = None, *, signal: str = "", cancel: CancelToken | None = None

@@ -85,12 +85,11 @@ class DockerProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._after_upgrade: bytearray | None = None
+        self._body_left = 0  # of a request that upgrades: the parser takes no body then
 
     def data_received(self, data: bytes) -> None:
         if self._after_upgrade is not None:  # the application has not answered yet
-            self._after_upgrade += data
-            if len(self._after_upgrade) > READ_AHEAD_BYTES:
-                self.transport.pause_reading()
+            self._receive_raw(data)
             return
         if self.headers is not None and not self._wants_raw():
             super().data_received(data)
@@ -100,7 +99,8 @@ class DockerProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             if self._wants_raw():
-                self._after_upgrade = bytearray(data[upgrade.args[0] :])
+                self._after_upgrade = bytearray()
+                self._receive_raw(data[upgrade.args[0] :])
             elif self._should_upgrade():
                 self.handle_websocket_upgrade()
             else:
@@ -108,10 +108,28 @@ class DockerProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
 
+    def _receive_raw(self, data: bytes) -> None:
+        """Take what follows the headers of a request that upgrades: first its body, then what is for the taken connection."""
+        assert self._after_upgrade is not None
+        if self._body_left and data:
+            body, data = data[: self._body_left], data[self._body_left :]
+            self._body_left -= len(body)
+            self.on_body(body)
+            if not self._body_left:
+                self.on_message_complete()
+        self._after_upgrade += data
+        if len(self._after_upgrade) > READ_AHEAD_BYTES:
+            self.transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if not self._body_left:
+            super().on_message_complete()
+
     def on_headers_complete(self) -> None:
         extensions: dict[str, Any] = {}
         if self._wants_raw():
             extensions[HIJACK] = self._hijack
+            self._body_left = self._announced_bytes()
         peer = self.transport.get_extra_info("socket")
         if peer is not None and peer.family == socket.AF_UNIX:
             credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -121,6 +139,13 @@ class DockerProtocol(HttpToolsProtocol):
 
     def _wants_raw(self) -> bool:
         return self.headers is not None and (self._get_upgrade() or b"") == b"tcp"
+
+    def _announced_bytes(self) -> int:
+        """Return the length of the body, 0 where none is announced (a chunked one cannot come with an upgrade: it is not read)."""
+        for name, value in self.headers or ():
+            if name == b"content-length" and value.isdigit():
+                return int(value)
+        return 0
 
     def _hijack(self, content_type: str) -> Hijacked:
         """Answer 101 and hand over the connection."""

@@ -135,7 +135,7 @@ def _apply(node: Node, event: NodeEvent) -> list[Note]:
 
 def _record(node: Node, event: NodeEvent) -> None:
     record = event.attributes.get("record")
-    if event.action in GONE_WORDS.get(event.type, ()) and not record:
+    if event.action in GONE_WORDS.get(event.type, ()) and (event.action == "destroy" or not record):
         REMOVED[event.type](node, event.subject)
     elif isinstance(record, dict) and event.type in APPLY:
         APPLY[event.type](node, record)

@@ -11,6 +11,7 @@ from webapp.core.errors import NodeProblem
 from webapp.dockerapi import filters as filtering
 from webapp.dockerapi import progress, work
 from webapp.dockerapi.call import Call, in_thread
+from webapp.dockerapi.create import resources_of
 from webapp.dockerapi.errors import BadParameter, DockerError
 from webapp.dockerapi.handlers.images import access
 from webapp.dockerapi.registry_auth import decode_auths
@@ -38,7 +39,7 @@ async def build(call: Call) -> None:
     _, operation = await in_thread(
         services.build_create, call.actor, BuildWish(**wish), credentials=credentials
     )
-    await _draw(call, operation, wish["tags"], quiet=call.truth("q"))
+    await _draw(call, operation, quiet=call.truth("q"))
 
 
 def _wish(call: Call) -> dict[str, Any]:
@@ -49,6 +50,10 @@ def _wish(call: Call) -> dict[str, Any]:
         more["cpus"] = call.number("cpuquota") / (call.number("cpuperiod") or 100_000)
     if call.texts("extrahosts"):
         more["extra_hosts"] = [host for text in call.texts("extrahosts") for host in text.split(",")]
+    if sources := _json(call, "cachefrom", list):
+        more["cache_from"] = [str(source) for source in sources]
+    if limits := _json(call, "ulimits", list):
+        more["ulimits"] = resources_of({"Ulimits": limits}).get("ulimits", [])
     if call.number("shmsize"):
         more["shm_size_bytes"] = call.number("shmsize")
     wish: dict[str, Any] = {
@@ -59,7 +64,6 @@ def _wish(call: Call) -> dict[str, Any]:
         "target": call.text("target"),
         "platform": call.text("platform"),
         "no_cache": call.truth("nocache"),
-        "cache_from": _json(call, "cachefrom", list),
         "pull": call.truth("pull"),
         "network_mode": ""
         if call.text("networkmode") in ("", "default", "bridge")
@@ -118,7 +122,7 @@ class Drawing:
         return lines
 
 
-async def _draw(call: Call, operation: Operation, tags: list[str] | None = None, *, quiet: bool) -> None:
+async def _draw(call: Call, operation: Operation, *, quiet: bool) -> None:
     """Draw the build as it goes. A Dockerfile that cannot be parsed is an answer of its own, before the stream."""
     drawing = Drawing()
     async for entry in progress.entries(operation):
