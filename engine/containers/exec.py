@@ -134,7 +134,11 @@ class Execs:
         try:
             process = self._process(container, record.spec, size)
             session = self._starter.start(
-                self._files(record), process.to_oci(), tty=record.spec.tty, stdin=record.spec.stdin
+                self._files(record),
+                process.to_oci(),
+                tty=record.spec.tty,
+                stdin=record.spec.stdin,
+                owner=(container.subuid + process.uid, container.subuid + process.gid),
             )
         except BaseException as error:
             code = error.status if isinstance(error, CommandFailed) else 126

@@ -24,6 +24,7 @@ from engine.linux.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID
 from engine.linux.userns import RANGE_SIZE, IdMap, make_netns_inside, make_userns, open_idmap, unpin
 from engine.runtime import stubs
 from engine.runtime.conmon import Launch, Launched
+from engine.runtime.stdio import give_streams, owner_of
 
 _NO_NETWORK = ("host", "none")
 
@@ -59,6 +60,7 @@ class Launcher:
                 network = self._pool.submit(self._connect, container, bindings)
                 try:
                     launched = self._create(container)
+                    give_streams(launched.init.pid, owner_of(assembled.config["process"], idmap))
                 finally:
                     _settle(network)
                 container = dataclasses.replace(container, endpoints=network.result())

@@ -26,6 +26,7 @@ from engine.runtime.bundle import Bundle
 from engine.runtime.conmon import AnswerPipe, readable, start_status
 from engine.runtime.log_reader import Piece
 from engine.runtime.oci_runtime import OciRuntime
+from engine.runtime.stdio import Owner, give_pipes
 
 START_TIMEOUT_S = 60.0
 
@@ -148,8 +149,10 @@ class ExecStarter:
         self._cgroups = cgroups
         self._group = f"{group}/monitors"
 
-    def start(self, files: ExecFolder, process: dict[str, Any], *, tty: bool, stdin: bool) -> ExecSession:
-        """Start `process` (an OCI process object) and return its session.
+    def start(
+        self, files: ExecFolder, process: dict[str, Any], *, tty: bool, stdin: bool, owner: Owner
+    ) -> ExecSession:
+        """Start `process` (an OCI process object) and return its session; `owner` is its user as this host counts.
 
         Raises `CommandFailed` with status 127 or 126 when the program is not there or cannot be executed.
         """
@@ -183,6 +186,7 @@ class ExecStarter:
                 AnswerPipe(attach).line(START_TIMEOUT_S)
                 client = streams.connect(files.socket)
                 undo.callback(client.close)
+                give_pipes(files.as_bundle.read_pid(files.folder / "conmon.pid"), owner)
                 os.write(start, b"0")
             self._settle(files)
             pid = self._started(answer.line(START_TIMEOUT_S))

@@ -36,6 +36,7 @@ from engine.runtime.paths import check_root, checked_cwd
 from engine.runtime.roots import Roots
 from engine.runtime.seccomp import default_seccomp
 from engine.runtime.spec import ProcessSpec, SandboxSpec, build_config
+from engine.runtime.stdio import Owner, owner_of
 from engine.runtime.users import resolve_user
 
 Output = Callable[[str, bytes], None]
@@ -117,7 +118,7 @@ class StepRunner:
             ) as file:
                 file.write(json.dumps(config))
             undo.callback(self._clear, name)
-            return self._supervise(name, bundle, on_output, cancel)
+            return self._supervise(name, bundle, owner_of(config["process"], idmap), on_output, cancel)
 
     def sweep(self) -> list[str]:
         """End the steps whose caller is gone and remove what is left of them; return their names."""
@@ -175,33 +176,41 @@ class StepRunner:
         )  # fmt: skip
         return build_config(process, sandbox)
 
-    def _supervise(self, name: str, bundle: Path, on_output: Output, cancel: CancelToken) -> int:
+    def _supervise(
+        self, name: str, bundle: Path, owner: Owner, on_output: Output, cancel: CancelToken
+    ) -> int:
         log = bundle / "runtime.log"
         argv = self._runtime.argv(
             "--log", str(log), "--log-format", "json", "run", "--bundle", str(bundle), name
         )
-        program = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=CLEAN_ENV,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            self._pump(program, on_output, cancel)
-            status = program.wait()
-        finally:
-            if program.poll() is None:
-                self._cgroups.kill(f"{self._group}/{name}")
-                program.kill()
-                program.wait()
-            for pipe in (program.stdout, program.stderr):
-                assert pipe is not None
-                pipe.close()
+        with ExitStack() as ours:
+            with ExitStack() as theirs:
+                out, out_write = _pipe(owner, ours, theirs)
+                err, err_write = _pipe(owner, ours, theirs)
+                program = subprocess.Popen(
+                    argv, stdin=subprocess.DEVNULL, stdout=out_write, stderr=err_write, env=CLEAN_ENV,
+                    start_new_session=True,
+                )  # fmt: skip
+            try:
+                self._pump(program, {out: "stdout", err: "stderr"}, on_output, cancel)
+                status = program.wait()
+            finally:
+                if program.poll() is None:
+                    self._cgroups.kill(f"{self._group}/{name}")
+                    program.kill()
+                    program.wait()
         return _outcome(status, log, argv)
 
-    def _pump(self, program: subprocess.Popen[bytes], on_output: Output, cancel: CancelToken) -> None:
+    def _pump(
+        self,
+        program: subprocess.Popen[bytes],
+        pipes: Mapping[int, str],
+        on_output: Output,
+        cancel: CancelToken,
+    ) -> None:
         """Hand on the output until both streams end, or the runtime has ended and nothing more is waiting."""
         with selectors.DefaultSelector() as selector:
-            for pipe, stream in ((program.stdout, "stdout"), (program.stderr, "stderr")):
-                assert pipe is not None
+            for pipe, stream in pipes.items():
                 selector.register(pipe, selectors.EVENT_READ, stream)
             while selector.get_map():
                 ready = selector.select(0.2)
@@ -219,6 +228,15 @@ class StepRunner:
         self._cgroups.kill(group)
         self._cgroups.remove(group)
         self._runtime.forget(name)
+
+
+def _pipe(owner: Owner, ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:
+    """Make a pipe that belongs to the program, its ends closed with the two stacks."""
+    read, write = os.pipe()
+    ours.callback(os.close, read)
+    theirs.callback(os.close, write)
+    os.fchown(write, *owner)
+    return read, write
 
 
 def _file_mounts(step: Step, bundle: Path, idmap: IdMap | None) -> list[dict[str, Any]]:

@@ -52,6 +52,17 @@ def test_exec_returns_both_streams_and_the_exit_code(node: Node, sleeper: Contai
     assert result.stderr == b"err\n"
 
 
+@pytest.mark.parametrize("user", ["", "alice"])
+def test_a_program_may_open_its_streams_by_name(node: Node, sleeper: Container, user: str) -> None:
+    """Log files of many images are links to /dev/stdout."""
+    script = "echo to the log > /dev/stdout; echo to the other > /dev/stderr"
+    container = node.run("sh", "-c", script, user=user)
+    node.containers.wait(container.id, timeout_s=10)
+    assert sorted(node.log(container.id).splitlines()) == ["to the log", "to the other"]
+    result = node.containers.execs.run(sleeper.id, ExecSpec(["sh", "-c", script], user=user, stdin=True))
+    assert (result.stdout, result.stderr) == (b"to the log\n", b"to the other\n")
+
+
 def test_exec_as_another_user(node: Node, sleeper: Container) -> None:
     """RT-06: names are resolved inside, and unknown ones are refused."""
     result = node.containers.execs.run(sleeper.id, ExecSpec(["sh", "-c", "id -un; echo $HOME"], user="alice"))

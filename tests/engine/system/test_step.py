@@ -50,6 +50,15 @@ def test_output_and_exit_status_come_back(home: Home, runner: StepRunner) -> Non
     assert (status, out.stdout, out.stderr) == (7, b"hello\n", b"oops\n")
 
 
+@pytest.mark.parametrize("user", ["", "alice"])
+def test_a_step_may_open_its_streams_by_name(home: Home, runner: StepRunner, user: str) -> None:
+    out = Collected()
+    argv = ["sh", "-c", "echo hello > /dev/stdout; echo oops > /dev/stderr"]
+    with mounted_root(home) as (root, _, idmap):
+        assert runner.run_step(root, argv=argv, user=user, idmap=idmap, on_output=out) == 0
+    assert (out.stdout, out.stderr) == (b"hello\n", b"oops\n")
+
+
 def test_files_belong_to_the_mapped_root_and_stubs_are_gone(home: Home, runner: StepRunner) -> None:
     with mounted_root(home) as (root, upper, idmap):
         assert not runner.run_step(
