@@ -50,6 +50,7 @@ from engine.snapshots.model import Snapshot, SnapshotInfo, Usage
 if TYPE_CHECKING:
     from engine.linux.userns import IdMap
 
+COPY = "copy."  # how names in staging begin that are no mount points
 SYNC_LIMIT = 64  # files and folders
 _COMMIT = "UPDATE snapshots SET name = ?, kind = 'layer', diff_id = ?, size = ?, created = ?, boot = ? WHERE seq = ?"
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -254,7 +255,10 @@ class Snapshotter(ABC):
             if Path("/proc", folder.name.rpartition(".")[2]).exists():
                 continue
             self._mounts.unmount(str(folder), detach=True)
-            folder.rmdir()
+            if folder.name.startswith(COPY):
+                remove_tree(folder)
+            else:
+                folder.rmdir()  # never by force: were it still mounted, all layers would be in it
             removed.append(f"staging/{folder.name}")
         for info in list(self.walk()):
             if info.kind == "active" and is_orphan(info.name):
@@ -397,7 +401,7 @@ class Snapshotter(ABC):
             try:
                 yield target
             finally:
-                self._mounts.unmount(str(target))
+                self.unmount_view(target)
         finally:
             target.rmdir()
 
