@@ -19,6 +19,7 @@ django.setup(set_prefix=False)
 
 from django.conf import settings  # noqa: E402
 
+from webapp.accounts.scopes import header  # noqa: E402
 from webapp.core.asgi import WharfingerHandler  # noqa: E402
 from webapp.core.routes import require_declared  # noqa: E402
 from webapp.core.statics import StaticFiles  # noqa: E402
@@ -42,6 +43,8 @@ class Application:
         self._beside: list[asyncio.Task[None]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            scope = seen_through_proxy(scope)
         if scope["type"] == "http":
             if scope["path"].startswith(settings.STATIC_URL):
                 await self._static(scope, receive, send)
@@ -79,6 +82,14 @@ class Application:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         self._beside.clear()
+
+
+def seen_through_proxy(scope: Scope) -> Scope:
+    """Return the scope with the scheme that a trusted proxy was asked with; nobody else's word counts."""
+    peer = (scope.get("client") or ("",))[0]
+    if peer not in settings.TRUSTED_PROXIES or header(scope, "x-forwarded-proto") != "https":
+        return scope
+    return {**scope, "scheme": "wss" if scope["type"] == "websocket" else "https"}
 
 
 application = Application()

@@ -14,12 +14,14 @@ import pytest
 import uvicorn
 import websockets
 from django.conf import settings
+from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 
 from tests.support.web import PASSWORD, Api, FakeNode, container_record, last_sent, token_for
 from webapp import server
 from webapp.accounts.models import User
+from webapp.asgi import seen_through_proxy
 from webapp.audit.models import Entry
 from webapp.core.keys import read_or_make_key
 from webapp.core.routes import all_routes
@@ -126,6 +128,46 @@ def test_only_a_trusted_proxy_says_who_asked(node: Node, vera: User, settings: A
     )
     client.post("/api/v1/containers/", "{}", content_type="application/json")
     assert Entry.objects.latest("seq").address == ("203.0.113.9" if trusted else "127.0.0.1")
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_only_a_trusted_proxy_says_that_it_was_tls(settings: Any, trusted: bool) -> None:
+    """AP-09."""
+    settings.TRUSTED_PROXIES = ["127.0.0.1"] if trusted else []
+    scope = {
+        "type": "http",
+        "scheme": "http",
+        "client": ("127.0.0.1", 1),
+        "headers": [(b"x-forwarded-proto", b"https")],
+    }
+    assert seen_through_proxy(scope)["scheme"] == ("https" if trusted else "http")
+
+
+def test_one_person_does_not_fill_the_queues(
+    node: Node, alice: User, bob: User, api: ApiOf, settings: Any
+) -> None:
+    """DS-08."""
+    settings.MAX_ACTIVE_OPERATIONS_A_USER = 3
+    client = api(bob)
+    answers = [client.write("/builds/", {"dockerfile": "FROM scratch"}).status_code for _ in range(5)]
+    assert answers == [202, 202, 202, 429, 429]
+    assert api(alice).write("/system/check/").status_code == 202
+
+
+def test_a_locked_database_is_said_and_not_waited_for_for_ever(
+    node: Node, bob: User, api: ApiOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F-18."""
+
+    def locked(*args: Any, **rest: Any) -> None:
+        raise OperationalError("database is locked")
+
+    client = api(bob)
+    monkeypatch.setattr("webapp.audit.chain.append", locked)
+    answer = client.write("/containers/", {"image": "nginx"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "busy")
+    assert not RecordingSender.sent
+    assert settings.DATABASES["default"]["OPTIONS"].get("timeout", 10) <= 15
 
 
 def test_keys_are_the_accounts_own() -> None:

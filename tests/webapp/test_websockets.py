@@ -436,6 +436,26 @@ async def test_a_cut_line_comes_back_to_the_same_session(voice: FakeNode, bob: U
     assert await Recording.objects.acount() == 1
 
 
+async def test_a_late_end_of_the_old_line_does_not_end_the_session(
+    voice: FakeNode, bob: User, terminal: Any
+) -> None:
+    await database_sync_to_async(voice.container)(container_record())
+    stream = terminal(b"hello", hold=True)
+    token = await database_sync_to_async(token_for)(bob)
+    first = socket("/ws/containers/web/terminal/", token=token)
+    assert await connected(first)
+    session = (await said(first))["session"]
+    second = socket(f"/ws/containers/web/terminal/?session={session}&cursor=0", token=token)
+    assert await connected(second)
+    assert (await said(second))["session"] == session
+    assert await _closed_with(first) == 1000
+    await first.leave()
+    await second.say(b"ls\n")
+    await asyncio.sleep(0.1)
+    assert stream.typed == [b"ls\n"]
+    await second.leave()
+
+
 async def test_a_session_of_another_does_not_exist(
     voice: FakeNode, bob: User, alice: User, terminal: Any
 ) -> None:

@@ -16,7 +16,7 @@ from webapp.accounts.actor import Actor
 from webapp.accounts.permissions import Permission
 from webapp.audit import services as audit
 from webapp.audit.models import Face
-from webapp.core.errors import AppError, Denied, NotSignedIn, error_response, is_api
+from webapp.core.errors import AppError, Denied, NotSignedIn, busy_error, error_response, is_api
 from webapp.core.routes import route_of
 from webapp.core.uploads import give_back
 
@@ -83,7 +83,8 @@ class GuardMiddleware(MiddlewareMixin):
         """Answer an `AppError` that a page raised (REST views answer their own)."""
         give_back(request)
         if not isinstance(exception, AppError):
-            return None
+            busy = busy_error(exception)
+            return error_response(request, busy) if busy else None
         if isinstance(exception, Denied):
             audit.refused(request, exception.detail)
         return error_response(request, exception)

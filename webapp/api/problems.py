@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from django.core.exceptions import RequestDataTooBig, TooManyFilesSent
-from django.db import OperationalError
 from django.http import Http404, HttpResponse
 from rest_framework import exceptions
 
@@ -17,13 +15,11 @@ from webapp.core.errors import (
     Invalid,
     Missing,
     TooLarge,
-    Unavailable,
     WrongMedia,
+    busy_error,
     error_response,
 )
 from workers.contracts.values import ContractError
-
-logger = logging.getLogger(__name__)
 
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
@@ -55,14 +51,7 @@ def translate(error: Exception) -> AppError | None:
         return Missing("no such thing")
     if isinstance(error, RequestDataTooBig | TooManyFilesSent):
         return TooLarge("the body is too large")
-    if isinstance(error, OperationalError) and _is_busy(error):
-        logger.warning("database is busy: %s", error)
-        return Unavailable("the database is busy", code="busy", hint="try again in a moment")
-    return None
-
-
-def _is_busy(error: OperationalError) -> bool:
-    return any(word in str(error) for word in ("locked", "busy", "deadlock", "timeout", "connection"))
+    return busy_error(error)
 
 
 def _fields(detail: Any) -> dict[str, Any]:

@@ -15,12 +15,16 @@ AppError (status, code, detail, hint, extra)
 
 from __future__ import annotations
 
+import logging
 from typing import Any, ClassVar
 
+from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
 from workers.contracts.problems import Problem
+
+logger = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -99,6 +103,15 @@ class Unavailable(AppError):
     status, code, title = 503, "unavailable", "Not possible just now"
 
 
+def busy_error(error: BaseException) -> Unavailable | None:
+    """Return what a database that is locked or away means for people; None: the error means something else."""
+    words = ("locked", "busy", "deadlock", "timeout", "connection")
+    if not isinstance(error, OperationalError) or not any(word in str(error) for word in words):
+        return None
+    logger.warning("the database is busy: %s", error)
+    return Unavailable("the database is busy", code="busy", hint="try again in a moment")
+
+
 class NodeProblem(AppError):
     """A node refused or failed. Its words are passed on, the status is chosen by its code."""
 
@@ -149,6 +162,8 @@ def status_of(code: str) -> int:
         return _STATUS[code]
     if code.endswith("not_found"):
         return 404
+    if code.startswith("registry_"):
+        return 502
     if code.startswith(("bad_", "invalid_")):
         return 400
     return 500

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
@@ -18,7 +19,7 @@ from webapp.accounts.actor import Actor
 from webapp.audit import services as audit
 from webapp.audit.models import Outcome as AuditOutcome
 from webapp.core import spool
-from webapp.core.errors import Conflict, NodeProblem, Unavailable
+from webapp.core.errors import Conflict, NodeProblem, TooMany, Unavailable
 from webapp.core.sealing import seal
 from webapp.nodes.models import Node
 from webapp.operations.models import IdempotencyKey, Operation, Status
@@ -74,6 +75,7 @@ def submit(
             f"node {node.name} is switched off", code="node_disabled", hint="an admin can switch it on"
         )
     replay(actor)
+    _check_share(actor)
     payload, secrets = split(contract)
     now = timezone.now()  # it is sent right after the commit; what is not sent then goes back to the outbox
     operation = Operation(
@@ -111,6 +113,22 @@ def submit(
     return operation
 
 
+def _check_share(actor: Actor) -> None:
+    """Raise `TooMany` when one person fills the queues: the others' work would wait behind it."""
+    if actor.user is None:
+        return
+    active = Operation.objects.filter(user=actor.user, status__in=(Status.QUEUED, Status.RUNNING)).count()
+    if active >= settings.MAX_ACTIVE_OPERATIONS_A_USER:
+        audit.refuse(
+            actor, "access.refused", f"{active} operations of theirs have not ended", target_type="operation"
+        )
+        raise TooMany(
+            f"{active} of your operations have not ended yet",
+            retry_after_s=5,
+            hint="wait for some, or cancel some",
+        )
+
+
 def _sent_after_commit(operation: Operation) -> None:
     wake.operation(operation)  # before the node can say more of it
     try:
@@ -129,7 +147,9 @@ def deliver(operation: Operation) -> bool:
         logger.warning("operation %s waits: %s", operation.id, error)
         return False
     now = timezone.now()
-    Operation.objects.filter(pk=operation.pk).update(sent_at=now, heard_at=now, attempts=operation.attempts + 1)
+    Operation.objects.filter(pk=operation.pk).update(
+        sent_at=now, heard_at=now, attempts=operation.attempts + 1
+    )
     operation.sent_at = now
     return True
 

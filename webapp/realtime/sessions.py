@@ -75,12 +75,19 @@ class TerminalSession:
         if self._problem is not None:
             raise self._problem
 
-    async def output(self, cursor: str | None) -> AsyncIterator[tuple[bytes, str]]:
-        """Yield what the terminal shows from a position on, with the position after it. A newer reader ends this one."""
+    def join(self) -> int:
+        """Take the reader's place; return the ticket. Who held it before reads no more, and its leaving means nothing."""
         self._reader += 1
-        me = self._reader
+        self._news.set()
+        return self._reader
+
+    def is_reader(self, ticket: int) -> bool:
+        return ticket == self._reader
+
+    async def output(self, ticket: int, cursor: str | None) -> AsyncIterator[tuple[bytes, str]]:
+        """Yield what the terminal shows from a position on, with the position after it, while the ticket holds."""
         position = int(cursor) if cursor and cursor.isdecimal() else self._begin
-        while me == self._reader:
+        while self.is_reader(ticket):
             position = max(position, self._begin)
             if position < self._end:
                 piece = bytes(self._ring[position - self._begin : position - self._begin + PIECE_BYTES])
@@ -94,6 +101,11 @@ class TerminalSession:
             self._news.clear()
             await self._news.wait()
 
+    async def settled(self) -> None:
+        """Wait until the recording is closed and its entry written."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
     async def type(self, data: bytes) -> None:
         if self._stream is not None and not self.over:
             await self._stream.send(data)
@@ -103,8 +115,10 @@ class TerminalSession:
             self.recorder.resize(columns, rows)
             await self._stream.resize(columns, rows)
 
-    async def left(self, *, for_good: bool) -> None:
+    async def left(self, ticket: int, *, for_good: bool) -> None:
         """The reader is gone: for good (the session ends), or perhaps to come back."""
+        if not self.is_reader(ticket):
+            return
         if self.over:
             sessions.pop(self.id, None)
         elif for_good:

@@ -30,6 +30,7 @@ class TerminalConsumer(LiveConsumer):
 
     container: Container
     session: TerminalSession | None = None
+    ticket = 0
 
     def prepare(self) -> None:
         if self.query.get("session"):
@@ -85,11 +86,14 @@ class TerminalConsumer(LiveConsumer):
         session = self.session
         assert session is not None  # prepare() made or found it
         await session.start()
+        self.ticket = session.join()
         await self.say({"session": session.id, "cursor": session.cursor_text(self.query.get("cursor"))})
-        async for data, cursor in session.output(self.query.get("cursor")):
+        async for data, cursor in session.output(self.ticket, self.query.get("cursor")):
             await self.send(bytes_data=data)
             await self.say({"cursor": cursor})
-        await self.say({"type": "exit", "code": session.exit_code})
+        if session.is_reader(self.ticket):
+            await session.settled()
+            await self.say({"type": "exit", "code": session.exit_code})
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         session = self.session
@@ -111,7 +115,7 @@ class TerminalConsumer(LiveConsumer):
     async def disconnect(self, code: int) -> None:
         await super().disconnect(code)
         if self.session is not None:
-            await self.session.left(for_good=code in (1000, 1001))
+            await self.session.left(self.ticket, for_good=code in (1000, 1001))
 
     async def _login_ended(self) -> None:
         await super()._login_ended()

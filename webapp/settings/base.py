@@ -2,7 +2,7 @@
 
 `WHARFINGER_HOME` (where everything lies), `DATABASE_URL` and `REDIS_URL` (replace the embedded SQLite and Redis),
 `WHARFINGER_ALLOWED_HOSTS` (comma separated, besides this machine's own names), `WHARFINGER_TRUSTED_PROXIES`
-(addresses whose X-Forwarded-For and X-Forwarded-Proto are believed).
+(addresses whose X-Forwarded-For and X-Forwarded-Proto are believed), `WHARFINGER_HTTPS` (cookies only over TLS).
 """
 
 import os
@@ -121,6 +121,9 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 LOGIN_URL = "/login/"
 LOGIN_REDIRECT_URL = "/"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = bool(
+    os.environ.get("WHARFINGER_HTTPS")
+)  # behind a proxy that speaks TLS
 SESSION_COOKIE_AGE = 12 * 3600
 SESSION_SAVE_EVERY_REQUEST = False
 SESSION_COOKIE_HTTPONLY = True
@@ -224,3 +227,4 @@ LOGGING = {
 OPERATION_SENDER = "webapp.operations.sender.CelerySender"  # tests put a recording one here
 WAIT_MAX_S = 300
 EVENTS_KEPT = 200_000
+MAX_ACTIVE_OPERATIONS_A_USER = 300  # one person does not fill the queues of all
