@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import tempfile
@@ -143,6 +142,9 @@ def real_node(redis_server: RedisServer, *names_of_processes: str, **environ: st
             assert_nothing_left(config.instance)
 
 
-def pids_of(container: Container) -> list[int]:
-    """Return the processes of a container's first process's session that live."""
-    return [container.pid] if container.pid and os.path.exists(f"/proc/{container.pid}") else []
+def is_running(container: Container) -> bool:
+    """Tell whether a container's first process lives; one that waits to be collected does not."""
+    try:
+        return Path(f"/proc/{container.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,11 +17,19 @@ import pytest
 
 from engine.containers.model import Status
 from tests.support.hostdiff import host_state
-from tests.support.real_node import RealNode, real_node
+from tests.support.real_node import RealNode, is_running, real_node
 from tests.support.redis import RedisServer
 from tests.support.worker import wait_for
 from webapp.realtime import streams as web
-from workers.contracts import ContainerCreate, ContainerRemove, ContainerStart, ContainerStop, names
+from workers.contracts import (
+    ContainerCreate,
+    ContainerRemove,
+    ContainerStart,
+    ContainerStop,
+    NetworkCreate,
+    NetworkRemove,
+    names,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.serial]
 
@@ -198,3 +209,71 @@ def test_rules_that_another_program_removed_are_back_at_once(site: RealNode) -> 
 def nft(*argv: str) -> str:
     """Return what `nft` says in the node's network; empty where there is no such thing."""
     return subprocess.run(["nft", *argv], capture_output=True, text=True, check=False).stdout
+
+
+def test_a_container_that_ends_is_started_again_by_its_policy(site: RealNode) -> None:
+    """F-38: first after 100 ms, each time later; a stop by somebody ends it."""
+    container = site.run("sh", "-c", "sleep 0.1", restart={"name": "always"})
+    wait_for(lambda: site.container(container.id).restart_count >= 3, "three restarts", 15)
+    site.do(ContainerStop(container.id))
+    assert site.container(container.id).status is Status.EXITED
+
+
+def test_health_is_checked_and_told(site: RealNode) -> None:
+    check = {"test": ["CMD-SHELL", "test -f /tmp/well"], "interval_s": 0.3, "retries": 2}
+    container = site.run("sh", "-c", "touch /tmp/well; sleep 3; rm /tmp/well; sleep 60", healthcheck=check)
+    wait_for(lambda: site.container(container.id).health.status == "healthy", "healthy", 10)
+    wait_for(lambda: site.container(container.id).health.status == "unhealthy", "unhealthy", 15)
+    told = [event.action for event in site.events() if event.subject == container.id]
+    assert "health_status: healthy" in told
+    assert "health_status: unhealthy" in told
+
+
+def test_containers_of_a_network_find_each_other_by_name(site: RealNode) -> None:
+    site.do(NetworkCreate(names.new_id() * 2, "together"))
+    site.run("sleep", "60", name="database", networks=[{"name": "together"}], network_mode="together")
+    asker = site.run("nslookup", "database", networks=[{"name": "together"}], network_mode="together")
+    wait_exited(site, asker.id)
+    text = "".join(
+        entry.text.decode()
+        for batch in site.engine.logs(container=asker.id)
+        for entry in batch
+        if hasattr(entry, "text")
+    )
+    assert site.container(asker.id).exit_code == 0, text
+    site.remove_all()
+    site.do(NetworkRemove("together"))
+
+
+def test_conmon_killed_is_seen_and_the_container_can_be_removed(site: RealNode) -> None:
+    """F-09."""
+    container = site.run("sleep", "60")
+    monitor = int((site.config.run_root / "bundles" / container.id / "conmon.pid").read_text())
+    os.kill(monitor, signal.SIGKILL)
+    wait_for(lambda: not site.container(container.id).status.is_alive(), "the loss of the monitor", 12)
+    site.do(ContainerRemove(container.id))
+    assert not is_running(container)
+
+
+async def test_the_agent_stops_in_time_although_streams_are_open(site: RealNode) -> None:
+    """F-32: every reader is told."""
+    container = await asyncio.to_thread(site.run, "sleep", "60")
+    async with contextlib.AsyncExitStack() as stack:
+        opened = [
+            await stack.enter_async_context(
+                web.open_stream(
+                    site.name, kind, {"container": container.id, "follow": True} if kind == "logs" else {}
+                )
+            )
+            for kind in ["events", "logs"] * 25
+        ]
+        process = site.processes.running.pop("agent")
+        began = time.monotonic()
+        process.terminate()
+        await asyncio.to_thread(process.wait, 15)
+        assert time.monotonic() - began < 10
+        for stream in opened:
+            assert [chunk async for chunk in stream] == [] or stream.end
+            assert stream.end is not None
+            assert stream.end["reason"] == "agent stops"
+    await web.Hub.current().stop()

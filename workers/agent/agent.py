@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ logger = logging.getLogger(__name__)
 
 THREADS = 64
 RECONCILE_EVERY_S = 5.0
+RECONCILE_LATEST_S = 9.0
+RECONCILE_SHARE = 50  # it takes at most a fiftieth of the time
 SWEEP_EVERY_S = 30.0
 RETRY_S = 1.0
 
@@ -193,11 +196,13 @@ class Agent:
         await FirewallGuard(self._engine.network).run()
 
     async def _reconcile(self) -> None:
-        """Make engine and kernel agree: at the start, and every few seconds."""
+        """Make engine and kernel agree: at the start, and every few seconds; less often where there is much to look at."""
         while True:
+            began = time.monotonic()
             for line in await asyncio.to_thread(self._engine.reconcile):
                 logger.warning("reconciled: %s", line)
-            await asyncio.sleep(RECONCILE_EVERY_S)
+            took = time.monotonic() - began
+            await asyncio.sleep(min(max(RECONCILE_EVERY_S, RECONCILE_SHARE * took), RECONCILE_LATEST_S))
 
     async def _sweep(self) -> None:
         """Remove what dead builds and interrupted work left in the kernel and on disk."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.db import Work, current_work
-from engine.errors import Cancelled
+from engine.errors import Cancelled, Unavailable
 from workers.contracts import envelope as envelopes
 from workers.contracts.base import Contract
 from workers.contracts.envelope import Envelope
@@ -31,6 +32,8 @@ from workers.tasks.progress import OperationLog, ProgressWriter
 from workers.tasks.verbs import RECALL, VERBS, Context
 
 logger = logging.getLogger(__name__)
+
+CLAIM_PAUSES_S = (0.5, 2.0, 5.0)
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,27 @@ class Runner:
         except ContractError as error:
             logger.error("dropped a task %s: %s", kind, error)
             return
-        claim = self.ledger.claim(envelope, text)
+        claim = self._claim(envelope, text)
         if isinstance(claim, Verdict):
             logger.info("operation %s (%s): %s", envelope.operation, kind, claim.value)
             return
         with held(claim):
             self._work(claim, envelope)
+
+    def _claim(self, envelope: Envelope, text: str) -> Claim | Verdict:
+        """Claim, with patience for a database that is busy or a disk that is full just now; raises what stays.
+
+        Then the operation stays where it was, and the web site, which hears nothing, sends it again.
+        """
+        for pause_s in (*CLAIM_PAUSES_S, None):
+            try:
+                return self.ledger.claim(envelope, text)
+            except (Unavailable, Cancelled) as error:
+                if pause_s is None:
+                    raise
+                logger.warning("operation %s waits: %s", envelope.operation, error)
+                time.sleep(pause_s)
+        raise AssertionError("not reached")
 
     def _work(self, claim: Claim, envelope: Envelope) -> None:
         log = self.progress.open(claim.id)

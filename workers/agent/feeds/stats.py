@@ -28,7 +28,9 @@ from workers.facade import EngineFacade
 SHORTEST_S = 0.5
 LONGEST_S = 60.0
 FIRST_PAUSE_S = 0.2
-MOST_A_SECOND = 100  # samples: with more containers than this each is sampled less often, and the load stays where it is
+MOST_A_SECOND = (
+    100  # samples: with more containers than this each is sampled less often, and the load stays where it is
+)
 _HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 Sample = dict[str, Any]  # JSON, see above
