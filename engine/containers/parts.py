@@ -24,7 +24,7 @@ from engine.runtime.conmon import Monitors
 from engine.runtime.logs import LogFiles
 from engine.runtime.oci_runtime import OciRuntime, probe
 from engine.runtime.roots import Roots
-from engine.snapshots.overlay import OverlaySnapshotter
+from engine.snapshots.folders import Snapshotter
 from engine.volumes.manager import VolumeManager
 
 LOCK_TIMEOUT_S = 120.0
@@ -38,7 +38,7 @@ class Parts:
     db: Database
     store: ContainerStore
     images: ImageStore
-    snapshots: OverlaySnapshotter
+    snapshots: Snapshotter
     network: NetworkManager
     volumes: VolumeManager
     ranges: RangeAllocator

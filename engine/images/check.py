@@ -17,7 +17,7 @@ from engine.layers.compare import compare_layer
 from engine.layers.compression import open_any
 from engine.oci import media_types
 from engine.progress import CancelToken
-from engine.snapshots.overlay import SnapshotInfo
+from engine.snapshots.model import SnapshotInfo
 
 SHOWN_DIFFERENCES = 20
 

@@ -18,7 +18,7 @@ from engine.digest import Digest
 from engine.errors import InUse, NotFound
 from engine.images.model import Image
 from engine.linux.files import remove_tree
-from engine.snapshots.overlay import OverlaySnapshotter
+from engine.snapshots.folders import Snapshotter
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Collector:
         self,
         db: Database,
         content: ContentStore,
-        snapshots: OverlaySnapshotter,
+        snapshots: Snapshotter,
         roots: list[Callable[[], Iterable[Digest]]],
     ) -> None:
         self._db = db

@@ -20,13 +20,13 @@ from engine.layers.tar import Readable
 from engine.linux.owners import shift_owners
 from engine.oci import media_types
 from engine.progress import CancelToken, LayerProgress, Reporter, silent
-from engine.snapshots.overlay import OverlaySnapshotter
+from engine.snapshots.folders import Snapshotter
 
 
 class Unpacker:
     """Unpacks layers into snapshots. Several processes may unpack the same layers; each is unpacked once."""
 
-    def __init__(self, content: ContentStore, snapshots: OverlaySnapshotter, limits: Limits = LAYER) -> None:
+    def __init__(self, content: ContentStore, snapshots: Snapshotter, limits: Limits = LAYER) -> None:
         self._content = content
         self._snapshots = snapshots
         self._limits = limits
@@ -127,7 +127,7 @@ class CommittedLayer:
 
 def commit_layer(
     content: ContentStore,
-    snapshots: OverlaySnapshotter,
+    snapshots: Snapshotter,
     key: str,
     *,
     idmap_start: int = 0,

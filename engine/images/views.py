@@ -16,7 +16,7 @@ from engine.layers.diff import Lowers, is_opaque
 from engine.linux.files import opened_directory
 from engine.linux.walk import Folder, walk
 from engine.oci.image_config import History
-from engine.snapshots.overlay import OverlaySnapshotter
+from engine.snapshots.folders import Snapshotter
 
 
 def history(image: Image) -> list[HistoryEntry]:
@@ -44,7 +44,7 @@ def layers(connection: sqlite3.Connection, image: Image) -> list[LayerInfo]:
     return found
 
 
-def layer_files(snapshots: OverlaySnapshotter, image: Image, index: int) -> list[LayerFile]:
+def layer_files(snapshots: Snapshotter, image: Image, index: int) -> list[LayerFile]:
     """Return the files of layer `index` sorted by path, and which of them are hidden by a layer above."""
     if not 0 <= index < len(image.layers):
         raise InvalidInput(f"the image has {len(image.layers)} layers, there is no number {index}")
