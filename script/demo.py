@@ -174,7 +174,7 @@ def up(api: Api, port: int, *, offline: bool) -> None:
         ensure_container(api, item, images[item.image])
     until_it_answers(port)
     say(f"Leafy is at http://127.0.0.1:{port}/ (name: gardener, password: grow slowly)")
-    say(f"its containers, network and log: {api.url}/containers/?project={PROJECT}")
+    say(f"its containers, network and log: {api.url}/applications/{PROJECT}/")
 
 
 def ensure_container(api: Api, tier: Tier, image_id: str) -> None:
@@ -371,10 +371,16 @@ def main() -> int:
     parser.add_argument(
         "--down", action="store_true", help="remove containers, network and volume (data too)"
     )
+    parser.add_argument(
+        "--base-only", action="store_true", help="make the base's file system here, nothing else"
+    )
     parser.add_argument("--offline", action="store_true", help="ask no registry for the base image")
     arguments = parser.parse_args()
     url = os.environ.get("WHARFINGER_URL") or f"http://127.0.0.1:{os.environ.get('WHARFINGER_PORT') or 8000}"
     try:
+        if arguments.base_only:
+            say(str(base_archive()))
+            return 0
         api = Api(url, _token())
         if arguments.down:
             down(api)

@@ -64,10 +64,8 @@ class Rest:
         """Create, start, wait for the exit, remove."""
         made = self.call("POST", "/containers/?wait=60", {"image": image, "command": list(command)})
         identity = made["id"]
-        while True:
-            seen = self.call("GET", f"/containers/{identity}/?wait_for=exited&wait=60")
-            if seen["status"] in ("exited", "dead"):
-                break
+        while (seen := self.call("GET", f"/containers/{identity}/"))["status"] not in ("exited", "dead"):
+            time.sleep(0.002)
         self.call("DELETE", f"/containers/{quote(identity)}/?wait=60")
         return seen
 

@@ -22,13 +22,20 @@ LAYERS: list[set[str]] = [  # lowest first; a module imports its own layer's pac
     {"build", "containers"},
     {"engine", "node", "__main__"},
 ]
-ENGINE_LIBRARIES = {"pyroute2", "isal", "zstandard", "dnslib", "httpx"}
+ENGINE_LIBRARIES = {"isal", "zstandard", "dnslib"}
 
 
 @cache
 def graph() -> ImportGraph:
     sys.path.insert(0, str(ROOT))
-    return build_graph("engine", "workers", "webapp", include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None)
+    return build_graph(
+        "engine",
+        "workers",
+        "webapp",
+        include_external_packages=True,
+        exclude_type_checking_imports=True,
+        cache_dir=None,
+    )
 
 
 def layer_of(module: str) -> int:

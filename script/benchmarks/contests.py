@@ -1,0 +1,308 @@
+"""The figures: each function measures one subject and returns its contests."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.build.request import BuildRequest
+from engine.config import EngineConfig
+from engine.containers.model import ContainerSpec
+from engine.engine import Engine
+from script.benchmarks import inputs
+from script.benchmarks.measure import Contest, race
+from script.benchmarks.ours import Rest
+from script.benchmarks.peers import Docker, Podman, run
+from script.benchmarks.peers import run as shell
+
+BASE = "bench-debian:1"
+LINES = 1_000_000
+
+
+@dataclass
+class Ring:
+    """Who takes part: our engine in this process, our server, and the peers that are installed."""
+
+    folder: Path
+    engine: Engine
+    rest: Rest
+    docker_environment: dict[str, str]
+    peers: dict[str, Docker | Podman]
+    rounds: int = 7
+
+    def our_docker(self, *argv: str, cwd: Path | None = None) -> str:
+        return run("docker", *argv, environment=self.docker_environment, cwd=cwd)
+
+    def peer(self, name: str) -> Docker | Podman | None:
+        return self.peers.get(name)
+
+
+def make_engine(home: Path) -> Engine:
+    return Engine(EngineConfig.from_home(home))
+
+
+def prepare(ring: Ring) -> None:
+    """Give everybody the same Debian image."""
+    tar = inputs.debian_tar()
+    with tar.open("rb") as source:
+        ring.engine.image_import(source=source, reference=BASE)
+    with tar.open("rb") as source:
+        ring.rest.call(
+            "POST", f"/images/import/?reference={BASE}&wait=300", raw=source, content_type="application/x-tar"
+        )
+    for name in ("docker", "podman"):
+        if (peer := ring.peer(name)) is not None:
+            with tar.open("rb") as source:
+                peer.run("import", "-", BASE, stdin=source)
+
+
+def run_true(ring: Ring) -> list[Contest]:
+    """Create, start, see the exit, remove; with a network."""
+
+    def in_engine() -> None:
+        made = ring.engine.create(spec=ContainerSpec(image=BASE, command=["true"]))
+        ring.engine.start(container=made.id)
+        ring.engine.wait(container=made.id)
+        ring.engine.remove(container=made.id)
+
+    contestants: dict[str, Any] = {
+        "engine": in_engine,
+        "rest": lambda: ring.rest.run(BASE, "true"),
+        "docker API": lambda: ring.our_docker("run", "--rm", BASE, "true"),
+    }
+    for name in ("docker", "podman"):
+        if (peer := ring.peer(name)) is not None:
+            contestants[name] = lambda peer=peer: peer.run("run", "--rm", BASE, "true")
+    return [
+        race(
+            Contest("run `true`, removed after", "60 ms engine, 120 ms REST, 0.35 of Docker"),
+            contestants,
+            rounds=ring.rounds,
+        )
+    ]
+
+
+def exec_true(ring: Ring) -> list[Contest]:
+    contestants: dict[str, Any] = {}
+    ring.our_docker("run", "-d", "--name", "bench-exec", BASE, "sleep", "3600")
+    contestants["docker API"] = lambda: ring.our_docker("exec", "bench-exec", "true")
+    for name in ("docker", "podman"):
+        if (peer := ring.peer(name)) is not None:
+            peer.run("run", "-d", "--name", "bench-exec", BASE, "sleep", "3600")
+            contestants[name] = lambda peer=peer: peer.run("exec", "bench-exec", "true")
+    contest = race(Contest("exec `true`", "0.8 of Docker by its command"), contestants, rounds=ring.rounds)
+    ring.our_docker("rm", "-f", "bench-exec")
+    for name in ("docker", "podman"):
+        if (peer := ring.peer(name)) is not None:
+            peer.run("rm", "-f", "bench-exec")
+    return [contest]
+
+
+def logs(ring: Ring) -> list[Contest]:
+    """A million lines written, read back, and the last ten."""
+    script = f"seq 1 {LINES}"
+    write, read, tail = (
+        Contest("1,000,000 log lines until exit", "0.6 of Docker"),
+        Contest("read back", "0.3 to 0.5 of Docker"),
+        Contest("tail of 10", "20 ms"),
+    )
+    sides: dict[str, Any] = {"docker API": ring.our_docker}
+    for name in ("docker", "podman"):
+        if (peer := ring.peer(name)) is not None:
+            sides[name] = peer.run
+    for name, say in sides.items():
+        for _ in range(3):
+            say("create", "--name", "bench-log", BASE, "sh", "-c", script)
+            started = time.perf_counter()
+            say("start", "bench-log")
+            say("wait", "bench-log")
+            write.seconds.setdefault(name, []).append(time.perf_counter() - started)
+            started = time.perf_counter()
+            say("logs", "bench-log")
+            read.seconds.setdefault(name, []).append(time.perf_counter() - started)
+            started = time.perf_counter()
+            say("logs", "--tail", "10", "bench-log")
+            tail.seconds.setdefault(name, []).append(time.perf_counter() - started)
+            say("rm", "-f", "bench-log")
+    return [write, read, tail]
+
+
+def builds(ring: Ring) -> list[Contest]:
+    """Steps cold and cached, many files, three stages at once."""
+    steps = inputs.steps_context(ring.folder / "steps", BASE)
+    copy = inputs.copy_context(ring.folder / "copy", BASE)
+    stages = inputs.stages_context(ring.folder / "stages", BASE)
+    found = []
+    for title, bar, folder, cold in (
+        ("10 RUN steps, cold", "0.6 s, 0.30 of BuildKit", steps, True),
+        ("10 RUN steps, all cached", "60 ms engine, 0.5 of BuildKit", steps, False),
+        ("COPY of 10,000 files, cold, upload included", "0.4 of BuildKit", copy, True),
+        ("three stages of 2 s each", "2.4 s", stages, True),
+    ):
+        found.append(
+            race(Contest(title, bar), _builders(ring, folder, cold), rounds=3 if folder is stages else 5)
+        )
+    return found
+
+
+def _builders(ring: Ring, folder: Path, cold: bool) -> dict[str, Any]:
+    no_cache = {"no_cache": "true"} if cold else {}
+    contestants: dict[str, Any] = {
+        "engine": lambda: ring.engine.build(request=BuildRequest(context=folder, no_cache=cold)),
+        "rest": lambda: ring.rest.build(folder, "bench:1", **no_cache),
+    }
+    flags = ["--no-cache"] if cold else []
+    if isinstance(docker := ring.peer("docker"), Docker):
+        contestants["docker"] = lambda: docker.build(*flags, "-q", "-t", "bench:1", ".", cwd=folder)
+    if (buildah := ring.peer("buildah")) is not None:
+        layered = ["--no-cache"] if cold else ["--layers"]
+        contestants["buildah"] = lambda: buildah.run("bud", *layered, "-q", "-t", "bench:1", ".", cwd=folder)
+    return contestants
+
+
+def many_starts(ring: Ring) -> list[Contest]:
+    """Twenty containers started at once."""
+
+    def ours() -> float:
+        return _at_once(
+            lambda name: ring.our_docker("run", "-d", "--name", name, BASE, "sleep", "60"), ring.our_docker
+        )
+
+    contestants: dict[str, Any] = {"docker API": ours}
+    if (docker := ring.peer("docker")) is not None:
+        contestants["docker"] = lambda: _at_once(
+            lambda name: docker.run("run", "-d", "--name", name, BASE, "sleep", "60"), docker.run
+        )
+    return [race(Contest("20 starts at once", "0.4 of Docker"), contestants, rounds=3)]
+
+
+def _at_once(start: Any, say: Any) -> float:
+    from concurrent.futures import ThreadPoolExecutor
+
+    names = [f"many-{uuid.uuid4().hex[:8]}" for _ in range(20)]
+    began = time.perf_counter()
+    with ThreadPoolExecutor(20) as threads:
+        list(threads.map(start, names))
+    taken = time.perf_counter() - began
+    say("rm", "-f", *names)
+    return taken
+
+
+def commit(ring: Ring) -> list[Contest]:
+    made = ring.engine.create(
+        spec=ContainerSpec(image=BASE, command=["sh", "-c", "echo x > /small; sleep 3600"])
+    )
+    ring.engine.start(container=made.id)
+    contestants: dict[str, Any] = {
+        "engine": lambda: ring.engine.commit(container=made.id, reference="bench-commit:1")
+    }
+    if (docker := ring.peer("docker")) is not None:
+        docker.run("run", "-d", "--name", "bench-commit", BASE, "sh", "-c", "echo x > /small; sleep 3600")
+        contestants["docker"] = lambda: docker.run("commit", "bench-commit", "bench-commit:1")
+    contest = race(Contest("commit of a small change", "40 ms engine"), contestants, rounds=ring.rounds)
+    ring.engine.remove(container=made.id, force=True)
+    return [contest]
+
+
+def registry(ring: Ring) -> list[Contest]:
+    """Push and pull through a registry on loopback, ours in this process; peers where they can reach it."""
+    from tests.support.registry import real_registry
+
+    found = []
+    with real_registry(ring.folder / "registry") as served:
+        host = served.host
+        remote = f"{host}/bench/debian:1"
+        ring.engine.tag(image=BASE, reference=remote)
+        podman = ring.peer("podman")
+        if podman is not None:
+            podman.run("tag", BASE, f"{host}/bench/podman:1")
+        push = Contest("push of the Debian image, first time", "0.3 of Docker")
+        for number in range(3):
+            target = f"{host}/bench/ours{number}:1"
+            ring.engine.tag(image=BASE, reference=target)
+            started = time.perf_counter()
+            ring.engine.push(image=target)
+            push.seconds.setdefault("engine", []).append(time.perf_counter() - started)
+            if podman is not None:
+                podman.run("tag", BASE, f"{host}/bench/theirs{number}:1")
+                started = time.perf_counter()
+                podman.run("push", "--tls-verify=false", f"{host}/bench/theirs{number}:1")
+                push.seconds.setdefault("podman", []).append(time.perf_counter() - started)
+        push.note = "the first run of ours packs, the others find it packed"
+        found.append(push)
+        ring.engine.push(image=remote)
+        pull = Contest("pull of the Debian image (one gzip layer)", "0.5 of the faster peer")
+        for number in range(3):
+            other = make_engine(ring.folder / f"pull{number}")
+            started = time.perf_counter()
+            other.pull(reference=remote)
+            pull.seconds.setdefault("engine", []).append(time.perf_counter() - started)
+            if podman is not None:
+                fresh = Podman(ring.folder / f"podman-pull{number}")
+                started = time.perf_counter()
+                fresh.run("pull", "--tls-verify=false", remote)
+                pull.seconds.setdefault("podman", []).append(time.perf_counter() - started)
+                fresh.stop()
+        found.append(pull)
+        again = race(
+            Contest("pull with nothing to do", "100 ms"),
+            {"engine": lambda: ring.engine.pull(reference=remote)},
+            rounds=5,
+        )
+        found.append(again)
+        found.append(
+            race(
+                Contest("push with nothing to do", "100 ms"),
+                {"engine": lambda: ring.engine.push(image=remote)},
+                rounds=5,
+            )
+        )
+    return found
+
+
+def idle_memory(ring: Ring) -> list[Contest]:
+    """Memory of all idle processes of the platform together, in MB (the column is not milliseconds)."""
+    output = shell("ps", "-eo", "rss=,args=")
+    ours = [
+        int(line.split()[0])
+        for line in output.splitlines()
+        if any(part in line for part in ("workers.", "webapp.server", "manage.py relay", "redis-server"))
+        and "ps -eo" not in line
+    ]
+    contest = Contest("memory of all idle processes, MB", "400 MB")
+    contest.seconds["rest"] = [sum(ours) / 1024 / 1000]
+    contest.note = f"{len(ours)} processes; resident, shared pages counted in each"
+    return [contest]
+
+
+def lists(ring: Ring) -> list[Contest]:
+    contest = race(
+        Contest("list images by REST", "100 ms with 2,000"),
+        {"rest": lambda: ring.rest.call("GET", "/images/")},
+        rounds=20,
+    )
+    contest.note = (
+        f"p95 {1000 * statistics.quantiles(contest.seconds['rest'], n=20)[-1]:.1f} ms"
+        if contest.seconds.get("rest")
+        else contest.note
+    )
+    return [contest]
+
+
+SUBJECTS: dict[str, Any] = {
+    "run": run_true,
+    "exec": exec_true,
+    "builds": builds,
+    "starts": many_starts,
+    "commit": commit,
+    "logs": logs,
+    "registry": registry,
+    "lists": lists,
+    "memory": idle_memory,
+}
+
+__all__ = ["SUBJECTS", "Ring", "make_engine", "prepare"]
