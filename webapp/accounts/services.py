@@ -232,7 +232,8 @@ def password_change(request: HttpRequest, old: str, new: str) -> None:
 def ensure_admin(password: str = "") -> str | None:
     """Make the first admin, `admin`, if there is no admin; return the password made for it, None if there was one already.
 
-    There is no window in which a visitor could do this: it is a command on the machine itself.
+    There is no window in which a visitor could do this: it is a command on the machine itself. Who is root there is this
+    admin on the local docker socket, until somebody else is.
     """
     if User.objects.filter(role=Role.ADMIN, is_active=True).exists():
         return None
@@ -240,6 +241,8 @@ def ensure_admin(password: str = "") -> str | None:
     with transaction.atomic():
         user, _ = User.objects.get_or_create(username="admin")
         user.role, user.is_active = Role.ADMIN, True
+        if user.unix_uid is None and not User.objects.filter(unix_uid=0).exists():
+            user.unix_uid = 0
         user.password = make_password(chosen)
         user.sessions_valid_after = timezone.now()
         user.save()
@@ -300,9 +303,7 @@ def _check_an_admin_stays(user: User) -> None:
 def _need_admin(actor: Actor, action: str, target: str) -> None:
     if not actor.can(Permission.ADMIN):
         audit.refuse(actor, action, "needs the permission admin", target=target, target_type="user")
-        error = Denied("only an admin may do this", needs="admin")
-        error.recorded = True  # type: ignore[attr-defined]
-        raise error
+        raise Denied("only an admin may do this", recorded=True, needs="admin")
 
 
 def _self(actor: Actor) -> User:
@@ -327,23 +328,7 @@ def token_create(
     A token made with a token has no wider scope, lives no longer, and ends with it. For others only an admin makes tokens.
     """
     user = user or _self(actor)
-    if scope not in Scope.values:
-        raise Invalid(f"no scope {scope[:20]!r}", fields={"scope": [f"one of {', '.join(Scope.values)}"]})
-    if not actor.can(Permission.SELF) or (actor.user != user and not actor.is_admin):
-        audit.refuse(actor, "token.create", "may not make tokens", target=user.username, target_type="user")
-        error = Denied(
-            "this token may not make tokens" if actor.token else "you may not make tokens for others",
-            needs="self",
-        )
-        error.recorded = True  # type: ignore[attr-defined]
-        raise error
-    if expires_at is not None and expires_at <= timezone.now():
-        raise Invalid("the token would have expired already", fields={"expires_at": ["in the past"]})
-    if actor.token is not None:
-        if not SCOPE_PERMISSIONS[scope] <= SCOPE_PERMISSIONS[actor.token.scope]:
-            raise Denied("a token cannot make a token with a wider scope", needs=scope)
-        if actor.token.expires_at is not None:
-            expires_at = min(expires_at or actor.token.expires_at, actor.token.expires_at)
+    _check_may_make_token(actor, user, scope)
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     token = Token(
         user=user,
@@ -351,25 +336,43 @@ def token_create(
         scope=scope,
         digest=digest_of(secret),
         hint=secret[:8],
-        expires_at=expires_at,
+        expires_at=_expiry(actor, expires_at),
         parent=actor.token,
     )
+    body = {
+        "name": token.name,
+        "scope": scope,
+        "expires_at": token.expires_at and token.expires_at.isoformat(),
+    }
     with transaction.atomic():
         token.save(force_insert=True)
-        body = {
-            "name": token.name,
-            "scope": scope,
-            "expires_at": expires_at.isoformat() if expires_at else None,
-        }
-        audit.record(
-            actor,
-            "token.create",
-            target_type="token",
-            target_id=str(token.pk),
-            target=f"{user.username}: {token}",
-            body=body,
-        )
+        _token_entry(actor, "token.create", token, body)
     return token, secret
+
+
+def _check_may_make_token(actor: Actor, user: User, scope: str) -> None:
+    if scope not in Scope.values:
+        raise Invalid(f"no scope {scope[:20]!r}", fields={"scope": [f"one of {', '.join(Scope.values)}"]})
+    if not actor.can(Permission.SELF) or (actor.user != user and not actor.is_admin):
+        audit.refuse(actor, "token.create", "may not make tokens", target=user.username, target_type="user")
+        words = "this token may not make tokens" if actor.token else "you may not make tokens for others"
+        raise Denied(words, recorded=True, needs="self")
+    if actor.token is not None and not SCOPE_PERMISSIONS[scope] <= SCOPE_PERMISSIONS[actor.token.scope]:
+        raise Denied("a token cannot make a token with a wider scope", needs=scope)
+
+
+def _expiry(actor: Actor, wanted: datetime | None) -> datetime | None:
+    """Return when a token ends that was wanted until `wanted`: not after the token that it is made with."""
+    if wanted is not None and wanted <= timezone.now():
+        raise Invalid("the token would have expired already", fields={"expires_at": ["in the past"]})
+    if actor.token is None or actor.token.expires_at is None:
+        return wanted
+    return min(wanted or actor.token.expires_at, actor.token.expires_at)
+
+
+def _token_entry(actor: Actor, action: str, token: Token, body: dict[str, Any] | None = None) -> None:
+    name = f"{token.user.username}: {token}"
+    audit.record(actor, action, target_type="token", target_id=str(token.pk), target=name, body=body)
 
 
 def token_revoke(actor: Actor, token: Token) -> Token:
@@ -379,13 +382,7 @@ def token_revoke(actor: Actor, token: Token) -> Token:
         Token.objects.filter(pk__in=[item.pk for item in ended], revoked_at=None).update(
             revoked_at=timezone.now()
         )
-        audit.record(
-            actor,
-            "token.revoke",
-            target_type="token",
-            target_id=str(token.pk),
-            target=f"{token.user.username}: {token}",
-        )
+        _token_entry(actor, "token.revoke", token)
         transaction.on_commit(wake.logins_changed)
     token.refresh_from_db()
     return token

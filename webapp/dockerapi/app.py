@@ -19,7 +19,7 @@ from webapp.accounts.permissions import Permission
 from webapp.audit import services as audit
 from webapp.audit.models import Face
 from webapp.core.errors import AppError, Denied, NodeProblem, NotSignedIn
-from webapp.dockerapi import routes
+from webapp.dockerapi import attachws, routes
 from webapp.dockerapi.call import Call, in_thread
 from webapp.dockerapi.documents.system import API_VERSION, MIN_API_VERSION
 from webapp.dockerapi.errors import DockerError
@@ -45,7 +45,10 @@ def is_docker_call(scope: dict[str, Any]) -> bool:
 
 
 async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    """Serve one call."""
+    """Serve one call, or one attach over a websocket."""
+    if scope["type"] == "websocket":
+        await attachws.serve(scope, receive, send, _identify_scope)
+        return
     call = Call(scope, receive, send, NOBODY, scope["method"], *_path_of(scope))
     try:
         await _serve(call)
@@ -91,13 +94,17 @@ async def _serve(call: Call) -> None:
 
 
 def _identify(call: Call) -> Actor:
+    return _identify_scope(call.scope, call.headers)
+
+
+def _identify_scope(scope: dict[str, Any], headers: dict[str, str]) -> Actor:
     """Return who calls, else raise `NotSignedIn`."""
-    client = call.scope.get("client")
-    address = authentication.address_of(client[0] if client else "", call.headers.get("x-forwarded-for", ""))
-    secret = authentication.bearer_secret(call.headers.get("authorization", ""))
+    client = scope.get("client")
+    address = authentication.address_of(client[0] if client else "", headers.get("x-forwarded-for", ""))
+    secret = authentication.bearer_secret(headers.get("authorization", ""))
     if secret is not None:
         return authentication.actor_of_token(secret, face=Face.DOCKER, address=address)
-    uid = call.scope.get("extensions", {}).get(PEER_UID)
+    uid = scope.get("extensions", {}).get(PEER_UID, scope.get("state", {}).get(PEER_UID))
     if uid is not None:
         user = User.objects.filter(unix_uid=uid, is_active=True).first()
         if user is not None:

@@ -130,12 +130,23 @@ class DockerProtocol(HttpToolsProtocol):
         if self._wants_raw():
             extensions[HIJACK] = self._hijack
             self._body_left = self._announced_bytes()
-        peer = self.transport.get_extra_info("socket")
-        if peer is not None and peer.family == socket.AF_UNIX:
-            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            extensions[PEER_UID] = struct.unpack("3i", credentials)[1]
+        if (uid := self._peer_uid()) is not None:
+            extensions[PEER_UID] = uid
         self.scope["extensions"] = extensions
         super().on_headers_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        if (uid := self._peer_uid()) is not None:
+            self.app_state = {**self.app_state, PEER_UID: uid}
+        super().handle_websocket_upgrade()
+
+    def _peer_uid(self) -> int | None:
+        """Return the uid at the other end of a unix socket; None for other connections."""
+        peer = self.transport.get_extra_info("socket")
+        if peer is None or peer.family != socket.AF_UNIX:
+            return None
+        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", credentials)[1])
 
     def _wants_raw(self) -> bool:
         return self.headers is not None and (self._get_upgrade() or b"") == b"tcp"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from channels.routing import URLRouter
-from django.urls import path
+from django.urls import path, re_path
 
+from webapp.dockerapi.app import application as docker_api
+from webapp.dockerapi.attachws import PATTERN as DOCKER_ATTACH
 from webapp.realtime.events import EventsConsumer
 from webapp.realtime.logs import ContainerLogsConsumer
 from webapp.realtime.operations import OperationConsumer
@@ -19,6 +21,7 @@ ROUTES = [
     path("ws/containers/<str:ref>/logs/", ContainerLogsConsumer.as_asgi()),
     path("ws/containers/<str:ref>/terminal/", TerminalConsumer.as_asgi()),
     path("ws/containers/<str:ref>/stats/", StatsConsumer.as_asgi()),
+    re_path(DOCKER_ATTACH, docker_api),
     path("<path:anything>", UnknownSocket.as_asgi()),
 ]
 

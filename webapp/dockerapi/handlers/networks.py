@@ -14,7 +14,7 @@ from webapp.dockerapi.errors import BadParameter, DockerError
 from webapp.dockerapi.values import parse_duration
 from webapp.networks import services as networks
 from webapp.networks.models import Network
-from webapp.networks.selectors import network_get
+from webapp.networks.selectors import member_list, network_get, network_list
 from webapp.volumes import services as volumes
 from webapp.volumes.models import Volume
 from webapp.volumes.selectors import users_of, volume_get
@@ -34,7 +34,7 @@ async def network_listing(call: Call) -> None:
         ]
         names = {item["Name"] for item in found}
         found += [documents.fixed_network(name) for name in _MODES if name not in names]
-        used = {row.name for row in Network.objects.exclude(record={}) if row.record.get("members")}
+        used = {row.name for row in network_list() if row.members}
         return [item for item in found if _network_passes(item, wanted, used)]
 
     await call.answer(await in_thread(gather))
@@ -56,6 +56,16 @@ def _network_passes(item: dict[str, Any], wanted: filtering.Filters, used: set[s
     )
 
 
+def with_members(network: Network) -> dict[str, Any]:
+    """Return a network's record with who is on it now: containers that run."""
+    members = [
+        {**member, "name": member["container"]}
+        for member in member_list(network)
+        if member["status"] in ("running", "paused")
+    ]
+    return {**network.record, "members": members}
+
+
 async def _network(ref: str) -> Network:
     try:
         return await in_thread(network_get, ref)
@@ -66,7 +76,7 @@ async def _network(ref: str) -> Network:
 async def network_inspect(call: Call) -> None:
     ref = call.parameters["ref"]
     try:
-        await call.answer(documents.network((await _network(ref)).record))
+        await call.answer(documents.network(await in_thread(with_members, await _network(ref))))
     except DockerError:
         fixed = next(
             (item for item in map(documents.fixed_network, _MODES) if ref in (item["Name"], item["Id"])), None
