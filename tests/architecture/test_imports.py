@@ -20,9 +20,11 @@ LAYERS: list[set[str]] = [  # lowest first; a module imports its own layer's pac
     {"layers"},
     {"images", "runtime", "network", "volumes"},
     {"build", "containers"},
-    {"engine", "node", "__main__"},
+    {"node"},
+    {"engine"},
+    {"__main__"},
 ]
-ENGINE_LIBRARIES = {"isal", "zstandard", "dnslib"}
+ENGINE_LIBRARIES = {"isal", "zstandard"}
 
 
 @cache
@@ -38,7 +40,12 @@ def graph() -> ImportGraph:
     )
 
 
+VALUES = {"engine.containers.model"}  # what may be asked of a container: values that every layer may speak of
+
+
 def layer_of(module: str) -> int:
+    if module in VALUES:
+        return 0
     part = module.split(".")[1]
     return next(number for number, names in enumerate(LAYERS) if part in names)
 
@@ -147,7 +154,8 @@ def test_nothing_deserialises_code() -> None:
         for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             module = node.module if isinstance(node, ast.ImportFrom) else ""
-            assert not {"pickle", "marshal", "shelve", "tarfile"} & {*names, module or ""}, path
+            banned = {"pickle", "marshal", "shelve"} | ({"tarfile"} if "script" not in path.parts else set())
+            assert not banned & {*names, module or ""}, path
 
 
 def test_the_engine_makes_every_table_that_a_subsystem_declares() -> None:
