@@ -85,7 +85,7 @@ class GuardMiddleware(MiddlewareMixin):
         if not isinstance(exception, AppError):
             busy = busy_error(exception)
             return error_response(request, busy) if busy else None
-        if isinstance(exception, Denied):
+        if isinstance(exception, Denied) and not exception.recorded:
             audit.refused(request, exception.detail)
         return error_response(request, exception)
 

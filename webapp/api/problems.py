@@ -28,7 +28,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> HttpResponse
     problem = translate(error)
     if problem is None:
         return None
-    if isinstance(problem, Denied) and not getattr(problem, "recorded", False):
+    if isinstance(problem, Denied) and not problem.recorded:
         audit.refused(request, problem.detail)
     return error_response(request, problem)
 

@@ -106,7 +106,7 @@ def read_wish(data: Any, node_name: str = "") -> tuple[services.BuildWish, Any]:
         context=context.spool_id if isinstance(context, SpooledFile) else "",
         context_size_bytes=context.size or 0 if isinstance(context, SpooledFile) else 0,
     )
-    services._check(wish)
+    services.check(wish)
     if isinstance(context, SpooledFile):
         context.take()
     return wish, node

@@ -12,7 +12,8 @@ from webapp.accounts.actor import Actor
 from webapp.builds.models import Build
 from webapp.containers.policy import judge_build
 from webapp.core.errors import Invalid
-from webapp.images.names import parse_name
+from webapp.core.ids import new_id
+from webapp.images.names import Name, parse_name
 from webapp.images.services import registries
 from webapp.nodes.models import Node
 from webapp.nodes.selectors import default_node
@@ -58,17 +59,38 @@ def build_create(
 ) -> tuple[Build, Operation]:
     """Begin a build. Raises `Invalid` for what can never be built, `Denied` when a right is missing."""
     operations.replay(actor)
-    tags = _check(wish)
+    tags = check(wish)
     title = ", ".join(tag.familiar() for tag in tags) or "build"
     rights = judge_build(actor, title, network_mode=wish.network_mode, dockerfile=wish.dockerfile)
-    access = registries(actor, None)
-    for given in credentials or []:
-        access = (
-            registries(actor, None, given)
-            if len(credentials or []) == 1
-            else [given, *[a for a in access if a.host != given.host]]
+    contract = _contract(wish, tags, rights, registries(actor, None, *(credentials or [])))
+    build_id = new_id()
+    with transaction.atomic():
+        operation = operations.submit(
+            actor,
+            contract,
+            node=node or default_node(),
+            target=Target("build", build_id, title),
+            body=_body(wish, tags),
+            uploads=(wish.context,) if wish.context else (),
+            operation_id=build_id,
         )
-    contract = BuildRun(
+        build = Build.objects.create(
+            operation=operation,
+            dockerfile=wish.dockerfile,
+            dockerfile_path=wish.dockerfile_path,
+            context_size_bytes=wish.context_size_bytes,
+            tags=[tag.familiar() for tag in tags],
+            build_args=wish.build_args,
+            target=wish.target,
+            no_cache=wish.no_cache,
+            labels=wish.labels,
+            created_at=operation.created_at,
+        )
+    return build, operation
+
+
+def _contract(wish: BuildWish, tags: list[Name], rights: list[str], access: list[RegistryAccess]) -> BuildRun:
+    return BuildRun(
         context=wish.context,
         dockerfile=wish.dockerfile,
         dockerfile_path=wish.dockerfile_path,
@@ -85,33 +107,10 @@ def build_create(
         registries=access,
         **wish.more,
     )
-    with transaction.atomic():
-        operation = operations.submit(
-            actor,
-            contract,
-            node=node or default_node(),
-            target=Target("build", "", title),
-            body=_body(wish, tags),
-            uploads=(wish.context,) if wish.context else (),
-        )
-        operation.target_id = operation.id
-        Operation.objects.filter(pk=operation.pk).update(target_id=operation.id)
-        build = Build.objects.create(
-            operation=operation,
-            dockerfile=wish.dockerfile,
-            dockerfile_path=wish.dockerfile_path,
-            context_size_bytes=wish.context_size_bytes,
-            tags=[tag.familiar() for tag in tags],
-            build_args=wish.build_args,
-            target=wish.target,
-            no_cache=wish.no_cache,
-            labels=wish.labels,
-            created_at=operation.created_at,
-        )
-    return build, operation
 
 
-def _check(wish: BuildWish) -> list[Any]:
+def check(wish: BuildWish) -> list[Name]:
+    """Return the parsed names of a wish that can be built, else raise `Invalid`."""
     if not wish.dockerfile.strip() and not wish.context:
         raise Invalid(
             "there is nothing to build",
@@ -131,7 +130,7 @@ def _check(wish: BuildWish) -> list[Any]:
     return [parse_name(tag) for tag in wish.tags]
 
 
-def _body(wish: BuildWish, tags: list[Any]) -> dict[str, Any]:
+def _body(wish: BuildWish, tags: list[Name]) -> dict[str, Any]:
     """Return what the book shows of a build: names of arguments and secrets, not their values."""
     return {
         "tags": [tag.familiar() for tag in tags],

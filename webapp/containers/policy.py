@@ -70,14 +70,13 @@ def require(
     right, reason = next(iter(lacking.items()))
     detail = f"the request {reason}; this needs the right {right!r}"
     audit.refuse(actor, action, detail, target=target, target_type=action.partition(".")[0], body=body)
-    error = Denied(
+    raise Denied(
         detail,
+        recorded=True,
         needs=right,
         rights=sorted(lacking),
         hint="an admin can give you this right, or make the request",
     )
-    error.recorded = True  # type: ignore[attr-defined]
-    raise error
 
 
 def judge_spec(actor: Actor, spec: dict[str, Any]) -> list[str]:

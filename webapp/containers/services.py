@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from webapp.accounts.actor import Actor
 from webapp.containers import policy
@@ -14,7 +14,7 @@ from webapp.containers.spec import RESOURCE_FIELDS, compile_spec, env_of, resour
 from webapp.core.errors import Conflict, Invalid
 from webapp.core.ids import is_name, new_container_id, short
 from webapp.images import selectors as images
-from webapp.images.names import parse_name
+from webapp.images.names import Name, parse_name
 from webapp.nodes.models import Node
 from webapp.nodes.selectors import default_node
 from webapp.operations import services as operations
@@ -52,19 +52,7 @@ def container_create(
     node = node or default_node()
     image = image_reference(spec["image"])
     with transaction.atomic():
-        spec["name"] = _free_name(node, spec["name"])
-        container = Container.objects.create(
-            id=new_container_id(),
-            node=node,
-            name=spec["name"],
-            image=spec["image"],
-            status=Status.CREATING,
-            created_by=actor.user,
-            summary={
-                "labels": spec["labels"],
-                "networks": [{"name": item["name"]} for item in spec["networks"]],
-            },
-        )
+        container = _new_row(actor, node, spec)
         contract = contracts.ContainerCreate(
             id=container.id,
             spec=spec,
@@ -74,17 +62,33 @@ def container_create(
             rights=rights,
             registries=access_for(actor, [image.domain]) if image else [],
         )
-        operation = operations.submit(
-            actor,
-            contract,
-            node=node,
-            target=target_of(container),
-            body={**spec, "start": start, "pull": pull},
-        )
+        body = {**spec, "start": start, "pull": pull}
+        operation = operations.submit(actor, contract, node=node, target=target_of(container), body=body)
     return container, operation
 
 
-def image_reference(text: str) -> Any:
+def _new_row(actor: Actor, node: Node, spec: dict[str, Any]) -> Container:
+    """Write the container that is about to be made; its name is chosen here if none was asked for."""
+    spec["name"] = _free_name(node, spec["name"])
+    shown = {"labels": spec["labels"], "networks": [{"name": item["name"]} for item in spec["networks"]]}
+    try:
+        with transaction.atomic():
+            return Container.objects.create(
+                id=new_container_id(),
+                node=node,
+                name=spec["name"],
+                image=spec["image"],
+                status=Status.CREATING,
+                created_by=actor.user,
+                summary=shown,
+            )
+    except IntegrityError as error:  # somebody took it since we looked
+        raise Conflict(
+            f"the name {spec['name']!r} is taken", code="already_exists", hint="choose another name"
+        ) from error
+
+
+def image_reference(text: str) -> Name | None:
     """Return the parsed name of an image, None for an id."""
     digest = text.removeprefix("sha256:")
     if len(digest) >= 12 and all(letter in "0123456789abcdef" for letter in digest):

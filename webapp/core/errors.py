@@ -70,7 +70,13 @@ class NotSignedIn(AppError):
 
 
 class Denied(AppError):
+    """`recorded`: the service that refused has written it into the book already."""
+
     status, code, title = 403, "denied", "You may not do this"
+
+    def __init__(self, detail: str, *, recorded: bool = False, hint: str = "", **extra: Any) -> None:
+        super().__init__(detail, hint=hint, **extra)
+        self.recorded = recorded
 
 
 class Missing(AppError):

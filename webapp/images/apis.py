@@ -136,7 +136,7 @@ class PushView(WharfingerView):
     def post(self, request: Request, ref: str) -> HttpResponse:
         wanted = PushWish.read(request.data)
         image = _one(request, ref)
-        if not wanted.get("reference") and not services._is_id(ref, image):
+        if not wanted.get("reference") and not services.is_id(ref, image):
             wanted["reference"] = ref
         return self.accepted(
             services.image_push(self.actor, image, **wanted), lambda ended: (200, ended.result)
@@ -190,12 +190,12 @@ class ArchiveView(WharfingerView):
             target=image.shown_name,
             node=image.node.name,
         )
-        name = familiar(ref) if not services._is_id(ref, image) else image.shown_name
+        name = familiar(ref) if not services.is_id(ref, image) else image.shown_name
         return stream_later(
             request._request,
             image.node.name,
             "image.save",
-            {"images": [image.image_id if services._is_id(ref, image) else ref]},
+            {"images": [image.image_id if services.is_id(ref, image) else ref]},
             content_type="application/x-tar",
             filename=f"{name.replace('/', '_').replace(':', '_')}.tar",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from webapp.accounts.actor import Actor
@@ -82,20 +83,15 @@ def _own_name(image: Image) -> Name:
 
 
 def registries(
-    actor: Actor, hosts: list[str] | None, credentials: contracts.RegistryAccess | None = None
+    actor: Actor, hosts: list[str] | None, *credentials: contracts.RegistryAccess | None
 ) -> list[contracts.RegistryAccess]:
     """Return the access to registries for a contract; given credentials replace a stored secret, not an admin's TLS settings."""
-    stored = access_for(actor, hosts)
-    if credentials is None:
-        return stored
-    same = next(
-        (item for item in stored if item.host == credentials.host),
-        contracts.RegistryAccess(host=credentials.host),
-    )
-    merged = contracts.RegistryAccess(
-        **{**to_json(credentials), "insecure": same.insecure, "ca_pem": same.ca_pem},
-    )
-    return [merged, *(item for item in stored if item.host != credentials.host)]
+    access = {item.host: item for item in access_for(actor, hosts)}
+    for given in credentials:
+        if given is not None:
+            stored = access.get(given.host, contracts.RegistryAccess(host=given.host))
+            access[given.host] = dataclasses.replace(given, insecure=stored.insecure, ca_pem=stored.ca_pem)
+    return list(access.values())
 
 
 def image_tag(actor: Actor, image: Image, reference: str) -> Operation:
@@ -117,7 +113,7 @@ def image_remove(
     actor: Actor, image: Image, *, ref: str = "", force: bool = False, keep_parents: bool = False
 ) -> Operation:
     """Remove an image as `docker image rm REF` does: by a name that it shares with others, only that name goes."""
-    by_name = ref if ref and not _is_id(ref, image) else image.image_id
+    by_name = ref if ref and not is_id(ref, image) else image.image_id
     contract = contracts.ImageRemove(
         image=str(parse_name(by_name)) if by_name != image.image_id else by_name,
         force=force,
@@ -126,7 +122,7 @@ def image_remove(
     return operations.submit(actor, contract, node=image.node, target=target_of(image))
 
 
-def _is_id(ref: str, image: Image) -> bool:
+def is_id(ref: str, image: Image) -> bool:
     return image.image_id.startswith(ref) or image.image_id.removeprefix("sha256:").startswith(ref)
 
 

@@ -76,25 +76,9 @@ def submit(
         )
     replay(actor)
     _check_share(actor)
-    payload, secrets = split(contract)
-    now = timezone.now()  # it is sent right after the commit; what is not sent then goes back to the outbox
-    operation = Operation(
-        kind=contract.KIND,
-        node=node,
-        payload=payload,
-        sealed_payload=seal(secrets),
-        target_type=target.type,
-        target_id=target.id,
-        target=target.name[:300],
-        user=actor.user,
-        actor=actor.to_json(),
-        uploads=list(uploads),
-        retry_of=retry_of,
-        sent_at=now,
-        heard_at=now,
-        attempts=1,
-        **({"id": operation_id} if operation_id else {}),
-    )
+    operation = _new_operation(actor, contract, node, target)
+    operation.uploads, operation.retry_of = list(uploads), retry_of
+    operation.id = operation_id or operation.id
     with transaction.atomic():
         operation.save(force_insert=True)
         _remember(actor, operation)
@@ -107,10 +91,29 @@ def submit(
             target=target.name,
             node=node.name,
             operation=operation.id,
-            body=payload if body is None else body,
+            body=operation.payload if body is None else body,
         )
         transaction.on_commit(lambda: _sent_after_commit(operation))
     return operation
+
+
+def _new_operation(actor: Actor, contract: Contract, node: Node, target: Target) -> Operation:
+    payload, secrets = split(contract)
+    now = timezone.now()  # it is sent right after the commit; what is not sent then goes back to the outbox
+    return Operation(
+        kind=contract.KIND,
+        node=node,
+        payload=payload,
+        sealed_payload=seal(secrets),
+        target_type=target.type,
+        target_id=target.id,
+        target=target.name[:300],
+        user=actor.user,
+        actor=actor.to_json(),
+        sent_at=now,
+        heard_at=now,
+        attempts=1,
+    )
 
 
 def _check_share(actor: Actor) -> None:
