@@ -180,6 +180,23 @@ async def test_a_frame_of_somebody_without_the_key_does_nothing(
     )
 
 
+async def test_what_was_asked_while_the_agent_was_away_is_not_done_late(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program is not started for somebody who was told that nobody answers; fresh questions are answered."""
+    monkeypatch.setattr("workers.agent.requests.queries.TIMEOUT_S", 0.3)
+    served: list[str] = []
+    connection = node.redis.client()
+    for name in ("late", "fresh"):
+        _, text = client.write_question(node.key, "system.info", {"x": name}, timeout_s=10)
+        connection.xadd(names.requests_key(node.name), {"q": text})
+        if name == "late":
+            await asyncio.sleep(0.4)
+    async with serving(node, asks={"system.info": lambda params: served.append(params["x"])}):
+        await web.query(node.name, "system.info", {"x": "now"})
+    assert served == ["fresh", "now"]
+
+
 async def test_a_copied_request_is_served_once(node: Node) -> None:
     """AP-14: replay is a no-op."""
     served: list[str] = []

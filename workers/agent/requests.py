@@ -33,6 +33,7 @@ Feed = Callable[[NodeStream], Awaitable[dict[str, Any]]]
 Ask = Callable[[dict[str, Any]], Any]  # runs in a thread: params to result, both JSON
 
 HUB_CHECK_S = 5.0
+SLEPT_S = 5.0
 HUB_KEPT_S = 60
 REMEMBERED_IDS = 10_000
 MOST_STREAMS = 2_000
@@ -79,24 +80,36 @@ class RequestServer:
         await end_tasks(self._tasks)
 
     async def _read(self) -> None:
-        source, last = names.requests_key(self._key.node), b"0"
+        source, last, asked_at = names.requests_key(self._key.node), b"0", float("-inf")
         while True:
             try:
                 answer = await self._redis.execute_command(
                     "XREAD", "COUNT", 500, "BLOCK", 2000, "STREAMS", source, last
                 )
                 entries = [entry for _, found in answer or [] for entry in found]
+                slept, asked_at = time.monotonic() - asked_at > SLEPT_S, time.monotonic()
                 if not entries:
                     last = b"0"  # nothing is kept there, and FLUSHALL makes the ids begin anew
                     continue
                 last = entries[-1][0]
                 await self._redis.execute_command("XTRIM", source, "MINID", _after(last))
-                for _, fields in entries:
-                    self._dispatch(fields)
+                oldest = await self._oldest_awaited() if slept else 0
+                for entry_id, fields in entries:
+                    if int(entry_id.partition(b"-")[0]) >= oldest:
+                        self._dispatch(fields)
             except (RedisError, OSError) as error:
                 logger.warning("redis went away: %s", error)
                 self._drop_all()
                 await asyncio.sleep(0.5)
+
+    async def _oldest_awaited(self) -> int:
+        """Return the milliseconds before which nobody waits for an answer any more, by Redis's clock as the entries' ids are.
+
+        Asked after this process has slept or was just started: a command is not run for somebody who was told that
+        nobody answers.
+        """
+        seconds, microseconds = await self._redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000 - int(queries.TIMEOUT_S * 1000)
 
     def _dispatch(self, fields: dict[bytes, bytes]) -> None:
         try:
@@ -113,8 +126,6 @@ class RequestServer:
 
     async def _answer(self, query: queries.Query) -> None:
         async with self._room:
-            if time.time() >= query.expires_at:
-                return
             answer = await asyncio.to_thread(self._ask, query)
         text = queries.write_answer(self._key, answer)
         if len(text) > queries.MAX_ANSWER_BYTES:

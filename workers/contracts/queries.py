@@ -44,13 +44,13 @@ from workers.contracts.values import ContractError, dumps, from_json, loads, to_
 
 PURPOSE = "query"
 TIMEOUT_S = 10.0
-CLOCK_SKEW_S = 60.0
+CLOCK_SKEW_S = 60.0  # how far the clocks of two machines may be apart
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Query:
-    """`expires_at` is when the asker stops waiting; `sealed` are secret params, encrypted."""
+    """`expires_at` is when the asker stops waiting, by its own clock; `sealed` are secret params, encrypted."""
 
     id: str
     node: str
@@ -79,7 +79,7 @@ def read_query(key: NodeKey, text: str | bytes) -> Query:
     check_id(query.id)
     if query.node != key.node:
         raise ContractError(f"query for node {query.node!r} came to {key.node!r}")
-    if not time.time() < query.expires_at < time.time() + 600 + CLOCK_SKEW_S:
+    if not time.time() - CLOCK_SKEW_S < query.expires_at < time.time() + 600 + CLOCK_SKEW_S:
         raise ContractError("query is stale")
     return query
 

@@ -53,7 +53,7 @@ from workers.contracts.values import ContractError, dumps, from_json, loads, to_
 MAC_BYTES = 16
 MAX_FRAME_BYTES = 4 * 1024 * 1024
 DEFAULT_CREDIT = 1024 * 1024
-CLOCK_SKEW_S = 60.0
+CLOCK_SKEW_S = 60.0  # how far the clocks of two machines may be apart
 TO_AGENT = ("open", "data", "credit", "eof", "resize", "close")
 TO_READER = ("opened", "data", "credit", "eof", "gap", "end")
 MAX_TERMINAL = 65535
@@ -137,7 +137,7 @@ def read_open(key: NodeKey, frame: Frame) -> Open:
     check_id(request.hub)
     if request.node != key.node:
         raise ContractError(f"stream for node {request.node!r} came to {key.node!r}")
-    if not time.time() < request.expires_at < time.time() + 600 + CLOCK_SKEW_S:
+    if not time.time() - CLOCK_SKEW_S < request.expires_at < time.time() + 600 + CLOCK_SKEW_S:
         raise ContractError("request for a stream is stale")
     if not 0 < request.credit <= 64 * 1024 * 1024:
         raise ContractError("credit out of range")
