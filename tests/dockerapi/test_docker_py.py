@@ -123,7 +123,7 @@ def test_images(client: docker.DockerClient) -> None:
     assert image.tag("py-tagged", "1")
     assert "py-tagged:1" in client.images.get("py-tagged:1").tags
     assert image.history()
-    data = b"".join(client.images.get("py-tagged:1").save(named=True))
+    data = b"".join(client.images.get("py-tagged:1").save(named="py-tagged:1"))
     client.images.remove("py-tagged:1")
     with pytest.raises(ImageNotFound):
         client.images.get("py-tagged:1")

@@ -34,7 +34,7 @@ def test_root_on_the_machine_is_the_first_admin(engine: Platform) -> None:
     done = local(engine, "run", "--rm", "--name", "local", "busybox", "echo", "hello")
     assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
     entries = engine.get("/audit/?target=local").body["results"]
-    assert {(entry["actor"], entry["face"]) for entry in entries} == {("admin", "docker")}
+    assert {entry["actor"] for entry in entries if entry["face"] == "docker"} == {"admin"}
 
 
 def test_streams_go_over_the_local_socket_too(engine: Platform) -> None:
@@ -65,7 +65,7 @@ def test_a_uid_is_a_person_with_that_persons_rights(engine: Platform) -> None:
 def test_docker_config_prints_what_the_command_needs(engine: Platform, tmp_path: Path) -> None:
     folder = tmp_path / "config"
     folder.mkdir()
-    text = engine.manage("docker-config", "admin", "--scope", "view")
+    text = engine.manage("docker-config", "admin", "--scope", "read")
     (folder / "config.json").write_text(text)
     assert set(json.loads(text)["HttpHeaders"]) == {"Authorization"}
     environment = {

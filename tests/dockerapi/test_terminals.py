@@ -70,7 +70,9 @@ def test_interrupt_reaches_the_program_in_the_container(engine: Platform) -> Non
 def test_detach_keys_leave_the_container_running_and_attach_comes_back(engine: Platform) -> None:
     with terminal(engine, "run", "-it", "--name", "stays", "busybox", "sh") as shell:
         shell.wait_for("#")
-        shell.type("\x10\x11")
+        shell.type("\x10")
+        time.sleep(0.2)  # the command looks for its keys in single bytes
+        shell.type("\x11")
         assert shell.wait() == 0
     assert engine.docker("ps", "--format", "{{.Names}}").stdout.strip() == "stays"
     with terminal(engine, "attach", "--detach-keys", "ctrl-x", "stays") as shell:
@@ -102,7 +104,7 @@ def test_attach_over_a_websocket(engine: Platform) -> None:
 def test_attach_over_a_websocket_needs_somebody_who_may(engine: Platform) -> None:
     """AP-01: no token, no attach; the ordinary cookies of a browser do not count either."""
     engine.docker("run", "-dit", "--name", "web", "busybox", "sh")
-    viewer = engine.manage("token", "create", "admin", "--name", "looks", "--scope", "view")
+    viewer = engine.manage("token", "create", "admin", "--name", "looks", "--scope", "read")
 
     async def refused(headers: dict[str, str]) -> bool:
         address = f"ws://127.0.0.1:{engine.port}/containers/web/attach/ws?stdin=1&stream=1"

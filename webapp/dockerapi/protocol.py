@@ -91,9 +91,6 @@ class DockerProtocol(HttpToolsProtocol):
         if self._after_upgrade is not None:  # the application has not answered yet
             self._receive_raw(data)
             return
-        if self.headers is not None and not self._wants_raw():
-            super().data_received(data)
-            return
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)

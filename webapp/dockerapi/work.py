@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,8 +14,11 @@ from webapp.dockerapi.call import in_thread
 from webapp.dockerapi.errors import DockerError
 from webapp.operations.models import Operation, Status
 from webapp.operations.waiting import wait_for
+from webapp.realtime.hub import hub
 
 LONGEST_WAIT_S = 24 * 3600.0
+RECORDS_BEHIND_S = 1.0  # our records follow the node within this, or something is wrong
+ALIVE = ("running", "paused")
 T = TypeVar("T")
 
 
@@ -46,6 +50,23 @@ async def container(actor: Actor, ref: str) -> Container:
         return await in_thread(container_get, ref)
     except Missing:
         raise DockerError(f"No such container: {ref}", 404) from None
+
+
+async def until_recorded(container_id: str, *, gone: bool) -> None:
+    """Wait until our records know that a container has ended (or is `gone`), which the node itself has just told.
+
+    Then whoever heard of the end can remove the container, or use its name again. Does not wait for ever.
+    """
+
+    def is_known() -> bool:
+        status = Container.objects.filter(pk=container_id).values_list("status", flat=True).first()
+        return status is None or (not gone and status not in ALIVE)
+
+    deadline = time.monotonic() + RECORDS_BEHIND_S
+    async with hub.subscribe("events") as told:
+        while not await in_thread(is_known) and time.monotonic() < deadline:
+            while (message := await told.get(0.2)) is not None and message[1].get("subject") != container_id:
+                pass
 
 
 def docker_error(error: AppError) -> DockerError:

@@ -44,6 +44,7 @@ INSTALLED_APPS = [
     "webapp.volumes",
     "webapp.registries",
     "webapp.realtime",
+    "webapp.dockerapi",
 ]
 
 MIDDLEWARE = [

@@ -252,6 +252,7 @@ async def wait(call: Call) -> None:
             await asyncio.wait((leaving, waiting), return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():
                 waiting.result()
+                await work.until_recorded(container.id, gone=condition == "removed")
                 await call.write(
                     json.dumps({"StatusCode": int((stream.end or {}).get("exit_code") or 0)}).encode() + b"\n"
                 )
