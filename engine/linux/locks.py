@@ -60,7 +60,9 @@ def _flock(descriptor: int, path: Path, deadline: float) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise Unavailable(f"{path.name} is busy", hint="another operation holds it; try again") from None
+                raise Unavailable(
+                    f"{path.name} is busy", hint="another operation holds it; try again"
+                ) from None
             time.sleep(pause)
             pause = min(pause * 2, 0.02)
         else:

@@ -52,7 +52,9 @@ class Mounts(Protocol):
 
     def mount(self, source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None: ...
     def bind(self, source: str, target: str, *, read_only: bool = False, recursive: bool = False) -> None: ...
-    def idmap(self, source: str, target: str, userns_fd: int, *, read_only: bool = False, recursive: bool = False) -> None: ...
+    def idmap(
+        self, source: str, target: str, userns_fd: int, *, read_only: bool = False, recursive: bool = False
+    ) -> None: ...
     def unmount(self, target: str, *, detach: bool = False) -> None: ...
     def entries(self) -> list[MountEntry]: ...
 
@@ -61,14 +63,18 @@ class LinuxMounts:
     """The running kernel."""
 
     def mount(self, source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
-        result = _libc.mount(source.encode(), target.encode(), fstype.encode(), ctypes.c_ulong(flags), data.encode())
+        result = _libc.mount(
+            source.encode(), target.encode(), fstype.encode(), ctypes.c_ulong(flags), data.encode()
+        )
         _check(result, target)
 
     def bind(self, source: str, target: str, *, read_only: bool = False, recursive: bool = False) -> None:
         """Mount `source` on `target`. Symbolic links in `source` are the caller's to refuse."""
         self._attach(source, target, _MOUNT_ATTR_RDONLY if read_only else 0, 0, recursive)
 
-    def idmap(self, source: str, target: str, userns_fd: int, *, read_only: bool = False, recursive: bool = False) -> None:
+    def idmap(
+        self, source: str, target: str, userns_fd: int, *, read_only: bool = False, recursive: bool = False
+    ) -> None:
         """Mount `source` on `target` with its owners mapped as user namespace `userns_fd` maps them.
 
         Raises `OSError(EINVAL)` where the file system of `source` cannot be idmapped.
@@ -90,7 +96,10 @@ class LinuxMounts:
     def _attach(self, source: str, target: str, attributes: int, userns_fd: int, recursive: bool) -> None:
         depth = _AT_RECURSIVE if recursive else 0
         tree = _libc.syscall(
-            _SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(source), ctypes.c_uint(_OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | depth)
+            _SYS_OPEN_TREE,
+            _AT_FDCWD,
+            os.fsencode(source),
+            ctypes.c_uint(_OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | depth),
         )
         _check(tree, source)
         try:
@@ -98,7 +107,9 @@ class LinuxMounts:
                 values = _MountAttr(attributes, 0, 0, userns_fd)
                 where = ctypes.c_uint(_AT_EMPTY_PATH | depth)
                 size = ctypes.c_size_t(ctypes.sizeof(values))
-                _check(_libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", where, ctypes.byref(values), size), source)
+                _check(
+                    _libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", where, ctypes.byref(values), size), source
+                )
             flags = _MOVE_MOUNT_F_EMPTY_PATH
             if target.startswith("/proc/self/fd/"):
                 flags |= _MOVE_MOUNT_T_SYMLINKS  # a place named by its descriptor, which no one can move
@@ -125,7 +136,9 @@ class RecordingMounts:
         self.calls.append(("bind", source, target, "ro" if read_only else "rw"))
         self.mounted.append(MountEntry(target, "none", source, "ro" if read_only else "rw", ""))
 
-    def idmap(self, source: str, target: str, userns_fd: int, *, read_only: bool = False, recursive: bool = False) -> None:
+    def idmap(
+        self, source: str, target: str, userns_fd: int, *, read_only: bool = False, recursive: bool = False
+    ) -> None:
         self.calls.append(("idmap", source, target, "ro" if read_only else "rw"))
         self.mounted.append(MountEntry(target, "none", source, "idmapped", ""))
 
@@ -150,7 +163,11 @@ def parse_mountinfo(text: str) -> list[MountEntry]:
 def unmount_below(mounts: Mounts, folder: Path, *, detach: bool = False) -> list[str]:
     """Unmount everything mounted on or below `folder`, newest first; return what was unmounted."""
     prefix = str(folder)
-    targets = [entry.target for entry in mounts.entries() if entry.target == prefix or entry.target.startswith(prefix + "/")]
+    targets = [
+        entry.target
+        for entry in mounts.entries()
+        if entry.target == prefix or entry.target.startswith(prefix + "/")
+    ]
     for target in reversed(targets):
         mounts.unmount(target, detach=detach)
     return targets
