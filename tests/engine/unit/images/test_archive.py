@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from engine.errors import BadArchive, Corrupt, EngineError, ImageNotFound
 from engine.images.archive import export_root, import_root, load, save
 from engine.layers import Kind, TarReader
 from engine.layers.compression import Compression, compressor
+from engine.layers.limits import LAYER
 from engine.oci import ContainerConfig, ImageConfig, Index, parse_index
 from engine.oci import media_types as mt
 from engine.progress import CancelToken, LayerProgress, Message
@@ -421,3 +423,16 @@ def test_an_index_is_written_canonically(stores: Stores) -> None:
     data = files(saved(stores, "app"))["index.json"]
     assert isinstance(parse_index(data), Index)
     assert parse_index(data).to_bytes() == data
+
+
+def test_a_bomb_as_a_root_stops_at_its_ratio_and_leaves_nothing(stores: Stores) -> None:
+    """AR-10."""
+    limits = replace(LAYER, max_ratio=100, ratio_floor=8 * 1024 * 1024)
+    bomb = tars.zipped(tars.archive(tars.member("zeros", data=bytes(64 * 1024 * 1024))))
+    with pytest.raises(BadArchive, match="unpacking"):
+        import_root(stores.images, io.BytesIO(bomb), limits=limits)
+    with pytest.raises(BadArchive, match="unpacking"):
+        load(stores.images, io.BytesIO(bomb), limits=limits)
+    assert (stores.images.list(), stores.blobs(), stores.layers() | stores.active()) == ([], set(), set())
+    assert stores.content.sweep() == []
+    assert stores.snapshots.unknown_folders() == []
