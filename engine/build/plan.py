@@ -99,7 +99,11 @@ class BuildPlan:
     stages: dict[int, StagePlan]
     target: int
     skipped: tuple[str, ...]
-    needs_context: bool
+    context_uses: int  # instructions that take something of the build context
+
+    @property
+    def needs_context(self) -> bool:
+        return self.context_uses > 0
 
     def to_json(self) -> list[dict[str, Any]]:
         return [
@@ -140,7 +144,7 @@ class Planner:
             for number, head in enumerate(self._heads)
             if number not in self._stages
         )
-        return BuildPlan(self._stages, index, skipped, any(map(_uses_context, self._stages.values())))
+        return BuildPlan(self._stages, index, skipped, sum(map(_context_uses, self._stages.values())))
 
     def names(self) -> list[str]:
         return [head.name for head in self._heads if head.name]
@@ -292,8 +296,8 @@ def shown_text(instruction: ins.Instruction) -> str:
     return without_credentials(instruction.text)[:_SHOWN]
 
 
-def _uses_context(stage: StagePlan) -> bool:
-    return any(_takes_of_context(instruction) for instruction in stage.instructions)
+def _context_uses(stage: StagePlan) -> int:
+    return sum(_takes_of_context(instruction) for instruction in stage.instructions)
 
 
 def _takes_of_context(instruction: ins.Instruction) -> bool:

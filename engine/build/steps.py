@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from engine.build import instructions as ins
@@ -395,13 +396,23 @@ class _Step:
                 with self._mounted(key) as merged:
                     owner = transfer.ownership(job, merged)
                     placement = Placement(merged, owner, check)
-                    transfer.place(job, placement, owner, check=check, keyword=keyword)
+                    may_move = self._is_last_use(job) and _same_disk(upper, self._build.context.tree.root)
+                    transfer.place(job, placement, owner, check=check, keyword=keyword, may_move=may_move)
             placement.write(upper)
             if job.size_bytes > _SYNCED_EARLY_BYTES:
                 self._build.sync_early(upper)
             # a command's layer is packed while the next one runs; after a copy somebody waits
             quick = job.size_bytes <= _PACKED_LATER_BYTES
             return self._commit(key, kind=Compression.NONE if quick else Compression.GZIP)
+
+    def _is_last_use(self, job: transfer.Job) -> bool:
+        """Tell whether a job empties the unpacked context that nothing else of this build needs."""
+        tree = self._build.context.tree
+        return (
+            tree.linkable
+            and self._build.plan.context_uses == 1
+            and all(item.tree is tree for item in job.items)
+        )
 
     def _linked(self, meaning: Meaning, text: str, job: transfer.Job) -> Outcome:
         """Take a layer that does not depend on what is below it, also from a build on another base."""
@@ -553,6 +564,10 @@ class _Step:
 
     def _note(self, text: str) -> None:
         self._build.report(Message(text, "note", self._id))
+
+
+def _same_disk(one: Path, other: Path) -> bool:
+    return one.stat().st_dev == other.stat().st_dev
 
 
 def _now() -> str:

@@ -78,6 +78,7 @@ class Placement:
         self._touched: set[str] = set()
         self._folders: dict[str, Fact] = {}
         self._pending: dict[str, _Pending] = {}
+        self._adopted: list[tuple[Tree, str, str, str]] = []  # tree, place in it, real folder, name
         self._links_left = 0
 
     # while the overlay is mounted ------------------------------------------------------------------------------
@@ -122,6 +123,23 @@ class Placement:
         self._check_free(real, name)
         self._touch(real)
         self._pending.setdefault(real, _Pending()).files.append((name, fact, tree))
+
+    def adopt(self, tree: Tree, fact: Fact, destination: str) -> bool:
+        """Take a folder of the tree over as it is, with all that is in it, if the image has nothing at `destination`.
+
+        Only for a tree that nobody needs afterwards and that lies on the disk of the layers. What is in the folder must
+        not be added any more.
+        """
+        parent, name = posixpath.split(destination)
+        real = self.folder(parent)
+        if real not in self._made:
+            with opened(openat2(self._merged, real or ".", DIRECTORY, resolve=_INSIDE)) as folder:
+                with suppress(FileNotFoundError):
+                    os.stat(name, dir_fd=folder, follow_symlinks=False)
+                    return False
+        self._touch(real)
+        self._adopted.append((tree, fact.place, real, name))
+        return True
 
     def _check_free(self, real: str, name: str) -> None:
         if real in self._made or not name:
@@ -180,6 +198,12 @@ class Placement:
     def write(self, upper: Path) -> None:
         """Write the noted files into the upper folder, then the metadata of folders."""
         with opened(os.open(upper, DIRECTORY)) as root, space_translated("a layer"):
+            for tree, place, real, name in self._adopted:
+                with (
+                    opened(os.open(tree.root, DIRECTORY)) as source,
+                    opened(openat2(root, real or ".", DIRECTORY, resolve=_INSIDE)) as folder,
+                ):
+                    os.rename(place, name, src_dir_fd=source, dst_dir_fd=folder)
             for real, pending in self._pending.items():
                 self._check()
                 with opened(openat2(root, real or ".", DIRECTORY, resolve=_INSIDE)) as folder:

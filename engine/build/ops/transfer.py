@@ -47,6 +47,7 @@ class Job:
     chown: str
     chmod: str
     parents: bool = False
+    complete: bool = True  # nothing of a folder is left out
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -93,7 +94,9 @@ def gather(instruction: ins.Transfer, given: Given) -> Job:
         raise InvalidInput("checksum can't be specified for multiple sources")
     destination, into_folder = _destination(instruction.destination, given.workdir)
     parents = isinstance(instruction, ins.Copy) and instruction.parents
-    job = Job([], destination, into_folder, instruction.chown, instruction.chmod, parents)
+    job = Job(
+        [], destination, into_folder, instruction.chown, instruction.chmod, parents, complete=excluded is None
+    )
     for source in instruction.sources:
         _check_source(instruction, source)
         if isinstance(instruction, ins.Add) and is_url(source):
@@ -232,8 +235,13 @@ def ownership(job: Job, merged: int) -> Ownership:
     return Ownership(owner, parse_mode(job.chmod) if job.chmod else None)
 
 
-def place(job: Job, placement: Placement, owner: Ownership, *, check: Check, keyword: str) -> None:
-    """Note all files of the job in `placement` and unpack its archives; the overlay must be mounted."""
+def place(
+    job: Job, placement: Placement, owner: Ownership, *, check: Check, keyword: str, may_move: bool = False
+) -> None:
+    """Note all files of the job in `placement` and unpack its archives; the overlay must be mounted.
+
+    With `may_move` the tree of a folder is not needed any more and may be emptied.
+    """
     several = len(job.items) > 1 and any(_is_file(item) for item in job.items)
     is_folder = job.into_folder or placement.is_folder(job.destination)
     if several and not is_folder and not job.parents:
@@ -249,8 +257,26 @@ def place(job: Job, placement: Placement, owner: Ownership, *, check: Check, key
         elif _is_file(item):
             _place_file(item, job.destination, is_folder, placement)
         else:
-            for fact in item.facts:
-                placement.add(item.tree, fact, posixpath.join(job.destination, fact.path))
+            movable = may_move and len(job.items) == 1 and _goes_as_it_is(job, owner)
+            _place_folder(item, job.destination, placement, may_move=movable)
+
+
+def _goes_as_it_is(job: Job, owner: Ownership) -> bool:
+    return job.complete and not job.parents and owner == Ownership()
+
+
+def _place_folder(item: Item, destination: str, placement: Placement, *, may_move: bool) -> None:
+    """Note what is in a folder; whole folders in it that the image has not are taken over in one piece."""
+    adopted: set[str] = set()
+    for fact in item.facts:
+        top, _, below = fact.path.partition("/")
+        if below and top in adopted:
+            continue
+        target = posixpath.join(destination, fact.path)
+        if may_move and top and not below and fact.kind == "d" and placement.adopt(item.tree, fact, target):
+            adopted.add(top)
+        else:
+            placement.add(item.tree, fact, target)
 
 
 def _is_file(item: Item) -> bool:
