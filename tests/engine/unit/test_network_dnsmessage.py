@@ -86,6 +86,7 @@ def test_reverse_names(name: str, address: str | None) -> None:
         (question("db")[:12] + b"\xc0\x0c\0\1\0\1", message.FORMERR),
         (question("db")[:-2] + b"\0\3", message.REFUSED),
     ],
+    ids=[f"case{number}" for number in range(8)],  # a question has a random id
 )
 def test_what_is_no_question_is_answered_with_its_code_or_not_at_all(data: bytes, code: int | None) -> None:
     with pytest.raises(BadMessage) as raised:
