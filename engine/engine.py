@@ -33,7 +33,7 @@ from engine.containers.model import Container, ContainerSpec, EndpointSpec, Rest
 from engine.containers.parts import Parts
 from engine.containers.processes import Processes
 from engine.containers.supervise import Supervisor
-from engine.containers.timeline import Moment
+from engine.containers.timeline import Moment, last_record
 from engine.content.store import ContentStore
 from engine.db import Database
 from engine.errors import RegistryError, WrongState
@@ -457,6 +457,10 @@ class Engine:
 
     def timeline(self, *, container: str, limit: int = 200) -> list[Moment]:
         return self.containers.timeline(container, limit)
+
+    def last_record(self, *, container: str) -> Container | None:
+        """Return a container as the journal last told of it: how one ended that is gone already. Takes an id."""
+        return last_record(self.db, container)
 
     def changes(self, *, container: str) -> list[Change]:
         return self.containers.archive.changes(container)

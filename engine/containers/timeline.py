@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.containers.model import Container
+from engine.containers.model import Container, from_json
 from engine.containers.parts import Parts
+from engine.db import Database
 from engine.runtime.log_reader import Entry, LogQuery, LogReader
 
 _MOMENTS = ("start", "die", "oom", "kill", "stop", "restart", "health_status", "start_failed")
@@ -34,6 +35,15 @@ def timeline(parts: Parts, container: Container, *, limit: int = 200, log_lines:
         around = _around(reader, event.time_ns, log_lines) if event.action.split(":")[0] in _MOMENTS else []
         moments.append(Moment(event.time_ns, event.seq, event.action, attributes, around))
     return moments
+
+
+def last_record(database: Database, container_id: str) -> Container | None:
+    """Return the newest record of a container in the journal, None where the journal has none."""
+    for event in reversed(database.events_of(container_id, 20)):
+        record = event.attributes.get("record")
+        if event.type == "container" and isinstance(record, dict):
+            return from_json(Container, record)
+    return None
 
 
 def _around(reader: LogReader, time_ns: int, count: int) -> list[dict[str, Any]]:

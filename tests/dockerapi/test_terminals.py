@@ -15,8 +15,13 @@ from tests.support.pty import Terminal
 pytestmark = pytest.mark.root
 
 
-def terminal(engine: Platform, *argv: str, rows: int = 24, columns: int = 80) -> Terminal:
-    return Terminal(["docker", *argv], engine.docker_environment(), rows=rows, columns=columns)
+def terminal(
+    engine: Platform, *argv: str, rows: int = 24, columns: int = 80, local: bool = False
+) -> Terminal:
+    environment = engine.docker_environment()
+    if local:
+        environment["DOCKER_HOST"] = f"unix://{engine.home}/docker.sock"
+    return Terminal(["docker", *argv], environment, rows=rows, columns=columns)
 
 
 def wait_until_size(shell: Terminal, size: str) -> None:
@@ -68,14 +73,15 @@ def test_interrupt_reaches_the_program_in_the_container(engine: Platform) -> Non
 
 
 def test_detach_keys_leave_the_container_running_and_attach_comes_back(engine: Platform) -> None:
-    with terminal(engine, "run", "-it", "--name", "stays", "busybox", "sh") as shell:
+    # by the local socket: over TCP the command does not see its own keys (Go wraps the error that says so)
+    with terminal(engine, "run", "-it", "--name", "stays", "busybox", "sh", local=True) as shell:
         shell.wait_for("#")
         shell.type("\x10")
         time.sleep(0.2)  # the command looks for its keys in single bytes
         shell.type("\x11")
         assert shell.wait() == 0
     assert engine.docker("ps", "--format", "{{.Names}}").stdout.strip() == "stays"
-    with terminal(engine, "attach", "--detach-keys", "ctrl-x", "stays") as shell:
+    with terminal(engine, "attach", "--detach-keys", "ctrl-x", "stays", local=True) as shell:
         shell.type("echo ba''ck\n")
         shell.wait_for("back")
         shell.type("\x18")

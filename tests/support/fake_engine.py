@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.config import EngineConfig
 from engine.containers.model import Container, ContainerSpec, Status, from_json, to_json
+from engine.containers.timeline import last_record
 from engine.db import Database, Schema
 from engine.errors import ContainerNotFound, Unavailable, WrongState
 from engine.events import Event
@@ -100,6 +101,9 @@ class FakeEngine:
         if found.spec.image.startswith("late-"):
             time.sleep(float(found.spec.image.removeprefix("late-")))
         return found.id
+
+    def last_record(self, *, container: str) -> Container | None:
+        return last_record(self.db, container)
 
     def container_get(self, *, ref: str) -> Container:
         for row in self.db.read().execute("SELECT record FROM things"):

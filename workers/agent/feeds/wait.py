@@ -28,8 +28,9 @@ async def wait(stream: NodeStream, sources: Sources) -> dict[str, Any]:
         while not stream.closed.is_set():
             try:
                 last = await asyncio.to_thread(sources.engine.container_get, ref=first.id)
-            except ContainerNotFound:
-                return _facts(last)
+            except ContainerNotFound:  # it may have ended and gone since we looked
+                told = await asyncio.to_thread(sources.engine.last_record, container=first.id)
+                return _facts(told or last)
             if _holds(condition, first, last):
                 return _facts(last)
             await wait_for_growth(grown)
