@@ -328,7 +328,8 @@ class Lifecycle:
         oom = (
             bundle.oom_file.exists() or self._parts.cgroups.oom_kills(self._parts.group_of(container.id)) > 0
         )
-        finished = _finished_at(bundle.exit_file)
+        # the clock of files is a few milliseconds coarser than ours
+        finished = max(_finished_at(bundle.exit_file), container.started_at)
         self._take_apart(container)
         stopped = by_user or container.stopped_by_user
         ended = dataclasses.replace(

@@ -40,17 +40,26 @@ class OciRuntime:
     def start(self, container_id: str, init: ProcessId) -> None:
         """Let a created container run.
 
-        A created container waits until somebody reads from its `exec.fifo`. Doing just that saves the 8-10 ms of starting
-        the runtime for it; a runtime without such a fifo is asked in the regular way.
-        Raises `CommandFailed` when the program could not be executed or the container died before.
+        A created container waits at its `exec.fifo`: with runc until somebody reads from it, with crun until somebody
+        writes to it. Doing just that saves the 8-10 ms of starting the runtime for it; a runtime without such a FIFO is
+        asked in the regular way. Raises `CommandFailed` when the container died before.
         """
         fifo = self.root / container_id / "exec.fifo"
         if not fifo.exists():
             run(self.argv("start", container_id), timeout_s=_START_TIMEOUT_S)
             return
-        descriptor = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        side = os.O_WRONLY if self.name == "crun" else os.O_RDONLY
         try:
-            self._await_go(descriptor, container_id, init)
+            descriptor = os.open(fifo, side | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:  # nobody waits at the other end
+            raise _died(container_id) from error
+        try:
+            if side == os.O_WRONLY:
+                os.write(descriptor, b"\0")
+            else:
+                self._await_go(descriptor, container_id, init)
+        except BrokenPipeError as error:
+            raise _died(container_id) from error
         finally:
             os.close(descriptor)
         fifo.unlink(
@@ -97,11 +106,15 @@ class OciRuntime:
             if any(event & select.POLLIN for _, event in poller.poll(1)) and os.read(descriptor, 1):
                 return
             if not init.alive:
-                raise CommandFailed(
-                    f"container {container_id[:12]} died before it was started", argv=["start"], status=1
-                )
+                raise _died(container_id)
             time.sleep(0.0002)
         raise Unavailable(f"container {container_id[:12]} did not start within {_START_TIMEOUT_S:g} s")
+
+
+def _died(container_id: str) -> CommandFailed:
+    return CommandFailed(
+        f"container {container_id[:12]} died before it was started", argv=["start"], status=1
+    )
 
 
 def probe(config: EngineConfig, candidates: Sequence[str] = ("crun", "runc")) -> OciRuntime:
