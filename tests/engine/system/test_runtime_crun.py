@@ -41,9 +41,9 @@ def test_the_probe_takes_what_works_here(tmp_path: Path) -> None:
     "tests",
     [
         ["tests/engine/system/test_step.py"],
-        ["tests/engine/system/test_containers_life.py", "-k", "exit_status or pause or stop or names or auto_remove"],
-        ["tests/engine/system/test_containers_streams.py", "-k", "exec or terminal or attach"],
-        ["tests/engine/system/test_containers_security.py", "-k", "capabilities or masked or devices or control_groups or forbidden"],
+        ["tests/engine/system/test_containers_life.py", "-k", "exit_status or pause or after_the_grace"],
+        ["tests/engine/system/test_containers_streams.py", "-k", "both_streams or terminal or attach_reads"],
+        ["tests/engine/system/test_containers_security.py", "-k", "capabilities or masked or devices"],
     ],
     ids=["steps", "life", "streams", "security"],
 )  # fmt: skip
