@@ -2,15 +2,15 @@
 // hash of their content, and writes dist/manifest.json, which maps "app.js" to its hashed name for the templates.
 import { build } from "esbuild";
 import { createHash } from "node:crypto";
-import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { basename, dirname, extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const out = join(here, "dist");
+const KEPT_MS = 24 * 3600 * 1000;
 const scripts = ["theme", "app", "log", "terminal", "charts", "editor", "run", "build", "operation"];
 
-rmSync(out, { recursive: true, force: true });
 mkdirSync(out, { recursive: true });
 
 const common = {
@@ -52,5 +52,14 @@ for (const name of ["sprite.svg", "icon.svg"]) {
   cpSync(source, join(out, hashed));
   manifest[name] = `dist/${hashed}`;
 }
-writeFileSync(join(out, "manifest.json"), JSON.stringify(manifest, null, 1) + "\n");
+writeFileSync(join(out, "manifest.json.new"), JSON.stringify(manifest, null, 1) + "\n");
+renameSync(join(out, "manifest.json.new"), join(out, "manifest.json"));
+
+// files of earlier builds stay for a day: servers that run and pages that are open still ask for them
+const made = new Set(["manifest.json", ...Object.values(manifest).map((path) => basename(path))]);
+for (const result of [modules, theme, styles]) for (const path of Object.keys(result.metafile.outputs)) made.add(basename(path));
+for (const name of readdirSync(out)) {
+  if (name === ".built") rmSync(join(out, name)); // what script/lib/setup.sh noted of the build before this
+  else if (!made.has(name) && Date.now() - statSync(join(out, name)).mtimeMs > KEPT_MS) rmSync(join(out, name));
+}
 console.log(`static/dist: ${Object.keys(manifest).length} bundles`);

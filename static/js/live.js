@@ -6,6 +6,7 @@
 //   data-live-rows  address that answers `?id=a&id=b` with fresh rows only; used when few rows changed
 // Everything works without this module: the server sent the first state with the page.
 
+import { h } from "./dom.js";
 import { morph } from "./morph.js";
 import { Socket } from "./socket.js";
 import { longSpan } from "./times.js";
@@ -32,6 +33,7 @@ export function startLive() {
       connection.show(state, facts);
       if (state !== "live") return;
       if (!first) refreshAll(); // what happened meanwhile was missed: ask again
+      else if (document.querySelector("#ops a")) refreshAll("operation"); // their events are not told twice
       first = false;
     },
   });
@@ -41,7 +43,10 @@ export function startLive() {
   document.addEventListener("click", (event) => event.target.closest("[data-held]") && releaseHeld(true));
 }
 
+let received = 0; // messages so far
+
 function receive(message) {
+  received += 1;
   const events = Array.isArray(message.events) ? message.events : [message.event ?? message];
   for (const event of events) {
     if (!event?.type) continue;
@@ -74,8 +79,10 @@ function dirty(region, event) {
   waiting.set(region.id, entry);
 }
 
-export function refreshAll() {
-  for (const region of document.querySelectorAll("[data-live]")) dirty(region, null);
+function refreshAll(type = "") {
+  for (const region of document.querySelectorAll("[data-live]")) {
+    if (!type || region.dataset.live.split(" ").includes(type)) dirty(region, null);
+  }
   flush();
 }
 
@@ -100,7 +107,7 @@ async function refresh(id, entry) {
       if (ids && ids.size && ids.size < MANY_ROWS) await refreshRows(region, [...ids]);
       else await refreshRegion(region);
     } catch (error) {
-      if (!(error instanceof TypeError)) throw error; // no network: the socket says so already
+      if (!(error instanceof TypeError)) console.error(error); // no network: the socket says so already
     }
   }
   entry.timer = 0;
@@ -131,16 +138,15 @@ async function refreshRows(region, ids) {
   document.dispatchEvent(new CustomEvent("wf:refreshed", { detail: region }));
 }
 
-// regions that one event woke share one fetch; a later event asks anew
+// regions that one message woke share one fetch; after a later message each asks anew
 const asked = new Map();
 
 function page(url, region) {
   const key = String(url);
-  const now = performance.now();
   const recent = asked.get(key);
-  if (recent && now - recent.at < 20) return recent.answer;
+  if (recent?.after === received) return recent.answer;
   const answer = ask(url, region);
-  asked.set(key, { at: now, answer });
+  asked.set(key, { after: received, answer });
   answer.finally(() => asked.get(key)?.answer === answer && asked.delete(key)).catch(() => {});
   return answer;
 }
@@ -194,11 +200,13 @@ class Connection {
     if (!this.since) return undefined;
     const clock = this.since.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
     if (this.state === "lost") return this.say(`Lost at ${clock}`, `${this.reason || "the server does not answer"}; what you see is the state as of ${clock}`);
-    return this.say(`Reconnecting, ${longSpan((Date.now() - this.since) / 1000)}`, `What you see is the state as of ${clock}`);
+    const ago = longSpan((Date.now() - this.since) / 1000);
+    return this.say("Reconnecting", `What you see is the state as of ${clock}`, `, ${ago}`);
   }
 
-  say(text, title) {
-    if (this.element.textContent !== text) this.element.textContent = text;
+  // the seconds are not read aloud each time they change
+  say(text, title, seconds = "") {
+    if (this.element.textContent !== text + seconds) this.element.replaceChildren(text, ...(seconds ? [h("span", { "aria-hidden": "true" }, seconds)] : []));
     this.element.title = title;
   }
 }

@@ -27,7 +27,7 @@ from webapp.core import states
 
 register = template.Library()
 
-MANIFEST = Path(settings.BASE_DIR) / "static" / "dist" / "manifest.json"
+MANIFEST = Path("dist") / "manifest.json"
 UNITS = ("KB", "MB", "GB", "TB", "PB")
 STEPS = ((86400 * 365, "y"), (86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -36,14 +36,25 @@ STEPS = ((86400 * 365, "y"), (86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 @lru_cache(maxsize=1)
-def _kept_manifest() -> dict[str, str]:
-    return json.loads(MANIFEST.read_text())
+def _collected() -> dict[str, str] | None:
+    """Return the manifest beside the collected files, as it was when this process began: it serves those files only."""
+    path = Path(settings.STATIC_ROOT) / MANIFEST
+    return None if settings.DEBUG or not path.is_file() else json.loads(path.read_text())
+
+
+@lru_cache(maxsize=1)
+def _built(path: Path, written_ns: int) -> dict[str, str]:
+    return json.loads(path.read_text())
 
 
 def manifest() -> dict[str, str]:
-    """Return bundle name → path below static; read anew each time while developing. Empty before `npm run build`."""
+    """Return bundle name → path below static. Empty before the first `npm run build`."""
+    collected = _collected()
+    if collected is not None:
+        return collected
+    path = Path(settings.BASE_DIR) / "static" / MANIFEST
     try:
-        return json.loads(MANIFEST.read_text()) if settings.DEBUG else _kept_manifest()
+        return _built(path, path.stat().st_mtime_ns)
     except FileNotFoundError:
         return {}
 
