@@ -106,6 +106,9 @@ def test_exec_gives_output_and_exit_code(engine: Platform) -> None:
     assert (done.returncode, done.stdout) == (5, "b\n/tmp\n")
     assert ok(engine, "exec", "-i", "x", "cat", stdin="through\n") == "through"
     assert ok(engine, "exec", "-u", "nobody", "x", "id", "-u") == "65534"
+    done = engine.docker("exec", "x", "nosuch")
+    assert done.returncode == 127, done.stderr
+    assert "not found" in done.stdout + done.stderr
 
 
 def test_attach_joins_a_running_container(engine: Platform) -> None:

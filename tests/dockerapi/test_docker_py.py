@@ -13,7 +13,12 @@ from docker.errors import APIError, BuildError, ImageNotFound, NotFound
 
 from tests.support.platform import Platform
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    # docker-py leaves the sockets of upgraded connections to the garbage collector
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture

@@ -61,9 +61,11 @@ def test_each_endpoint_knows_who_may(engine: Platform, tokens: dict[str, str]) -
     for route in ROUTES:
         for role in ("", "viewer", "operator", "admin"):
             may = role in allowed[route.permission]
-            if may and (route.template.endswith("/prune") or route.template in ("/build", "/images/load")):
+            if may and (
+                route.template.endswith("/prune") or route.template in ("/build", "/images/load", "/auth")
+            ):
                 continue  # would do something, or wait for a body
-            for prefix in ("", "/v1.44"):
+            for prefix in ("", "/v1.44") if not role else ("/v1.44",):
                 status, _, body = ask(
                     engine,
                     route.method,
@@ -76,7 +78,7 @@ def test_each_endpoint_knows_who_may(engine: Platform, tokens: dict[str, str]) -
                     wrong.append((route.method, prefix + route.template, role, status, body[:80]))
                 if status == 500:
                     wrong.append((route.method, prefix + route.template, role, status, body[:200]))
-    assert wrong == []
+    assert not wrong, "\n".join(map(str, wrong))
 
 
 def test_refusals_are_errors_as_the_engine_writes_them(engine: Platform, tokens: dict[str, str]) -> None:

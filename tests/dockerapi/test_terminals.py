@@ -82,6 +82,7 @@ def test_detach_keys_leave_the_container_running_and_attach_comes_back(engine: P
         assert shell.wait() == 0
     assert engine.docker("ps", "--format", "{{.Names}}").stdout.strip() == "stays"
     with terminal(engine, "attach", "--detach-keys", "ctrl-x", "stays", local=True) as shell:
+        shell.wait_for("#")  # the change of size makes the shell draw its line again
         shell.type("echo ba''ck\n")
         shell.wait_for("back")
         shell.type("\x18")

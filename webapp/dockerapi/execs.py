@@ -83,6 +83,23 @@ def take(identity: str) -> Wish:
     return wish
 
 
+def status_of(detail: str) -> int:
+    """Return the exit status of a program that could not be started, as a shell gives it: 127 not found, 126 else."""
+    return 127 if "not found" in detail or "no such file" in detail.lower() else 126
+
+
+def note_failure(identity: str, status: int) -> None:
+    """Remember the status of an exec that did not start, for who inspects it."""
+    with _redis() as store:
+        store.set(f"{_key(identity)}:failed", status, ex=KEPT_S)
+
+
+def failure_of(identity: str) -> int | None:
+    with _redis() as store:
+        found = store.get(f"{_key(identity)}:failed")
+    return None if found is None else int(found)
+
+
 def document(identity: str, wish: Wish, state: dict[str, Any]) -> dict[str, Any]:
     """Return ExecInspectResponse."""
     return {

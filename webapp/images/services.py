@@ -89,8 +89,10 @@ def registries(
     access = {item.host: item for item in access_for(actor, hosts)}
     for given in credentials:
         if given is not None:
-            stored = access.get(given.host, contracts.RegistryAccess(host=given.host))
-            access[given.host] = dataclasses.replace(given, insecure=stored.insecure, ca_pem=stored.ca_pem)
+            stored = access.get(given.host, contracts.RegistryAccess(host=given.host, registered=False))
+            access[given.host] = dataclasses.replace(
+                given, insecure=stored.insecure, ca_pem=stored.ca_pem, registered=stored.registered
+            )
     return list(access.values())
 
 

@@ -15,11 +15,13 @@ from webapp.core.ids import new_container_id
 from webapp.dockerapi import execs, streaming, work
 from webapp.dockerapi.call import Call, in_thread
 from webapp.dockerapi.errors import BadParameter, DockerError
-from webapp.dockerapi.frames import RAW
+from webapp.dockerapi.frames import RAW, STDOUT, frame
+from webapp.dockerapi.protocol import Hijacked
 from webapp.dockerapi.values import parse_time, rfc3339
 from webapp.operations.services import submit
 from webapp.realtime.streams import open_stream
 from workers.contracts.containers import ContainerExec
+from workers.contracts.problems import NodeError, NodeSilent
 
 _GO_DIRECTORY, _GO_SYMLINK = 1 << 31, 1 << 27
 _GO_SPECIAL = {0o10000: 1 << 25, 0o140000: 1 << 24, 0o60000: 1 << 26, 0o20000: (1 << 26) | (1 << 21)}
@@ -182,8 +184,29 @@ async def exec_start(call: Call) -> None:
         await in_thread(_exec_detached, call.actor, container, identity, wish)
         await call.nothing(200)
         return
-    async with open_stream(container.node.name, "exec", parameters) as stream:
-        await carry(call, stream, tty=wish.tty, stdin=wish.stdin)
+    if not call.can_hijack():
+        async with open_stream(container.node.name, "exec", parameters) as stream:
+            await carry(call, stream, tty=wish.tty, stdin=wish.stdin)
+        return
+    await _exec_upgraded(call.hijack(tty=wish.tty), container, identity, wish, parameters)
+
+
+async def _exec_upgraded(
+    connection: Hijacked, container: Container, identity: str, wish: execs.Wish, parameters: dict[str, Any]
+) -> None:
+    """Carry an exec over a taken connection, which is told so before the program starts, as the engine does.
+
+    Some clients lose what comes in one packet with the answer's headers. What hinders the start is said in the output.
+    """
+    try:
+        async with open_stream(container.node.name, "exec", parameters) as stream:
+            await streaming.join(connection, stream, tty=wish.tty, stdin=wish.stdin)
+    except (NodeError, NodeSilent) as error:
+        detail = error.problem.detail if isinstance(error, NodeError) else str(error)
+        await in_thread(execs.note_failure, identity, execs.status_of(detail))
+        text = f"{detail}\r\n".encode()
+        await connection.write(text if wish.tty else frame(STDOUT, text))
+        await connection.close()
 
 
 def _exec_detached(actor: Actor, container: Container, identity: str, wish: execs.Wish) -> None:
@@ -222,6 +245,8 @@ async def exec_inspect(call: Call) -> None:
         if error.status != 404:
             raise
         state = {"running": False, "exit_code": None, "pid": 0}
+    if state["exit_code"] is None and not state["running"]:
+        state = {**state, "exit_code": await in_thread(execs.failure_of, identity)}
     await call.answer(execs.document(identity, wish, state))
 
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import time
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from webapp.containers.models import Container, ContainerVolume
@@ -21,17 +22,20 @@ from webapp.dockerapi.documents.event import event
 from webapp.dockerapi.errors import DockerError
 from webapp.dockerapi.values import parse_time
 from webapp.images.models import Image
+from webapp.images.services import registries
 from webapp.nodes import system as node_system
 from webapp.nodes.models import Event
 from webapp.nodes.selectors import default_node
 from webapp.operations import services as operations
 from webapp.realtime.streams import open_stream
 from webapp.volumes.models import Volume
+from workers.contracts.images import RegistryAccess
 
 EVENT_FILTERS = (
     "config container daemon event image label network node plugin scope secret service type volume".split()
 )
 STORED_EVENTS = 10_000
+HUB_HOSTS = ("index.docker.io", "registry-1.docker.io", "docker.io")
 
 
 async def ping(call: Call) -> None:
@@ -73,17 +77,20 @@ def facts() -> dict[str, Any]:
 async def auth(call: Call) -> None:
     """Check credentials for a registry by asking it; they are not kept here."""
     body = await call.json()
-    host = str(body.get("serveraddress") or "docker.io")
-    secrets = {
-        "host": host,
-        "username": str(body.get("username") or ""),
-        "password": str(body.get("password") or ""),
-    }
+    given = str(body.get("serveraddress") or "docker.io")
+    host = given.removeprefix("https://").removeprefix("http://").partition("/")[0]
+    offered = RegistryAccess(
+        host="docker.io" if host in HUB_HOSTS else host,
+        username=str(body.get("username") or ""),
+        password=str(body.get("password") or ""),
+        identity_token=str(body.get("identitytoken") or ""),
+        registered=False,
+    )
 
     def check() -> Any:
-        return operations.ask(
-            default_node(), "registry.check", {"host": host}, secrets={"registries": [secrets]}
-        )
+        known = registries(call.actor, [offered.host], offered)
+        chosen = [asdict(item) for item in known if item.host == offered.host][:1]
+        return operations.ask(default_node(), "registry.login", secrets={"registries": chosen})
 
     await in_thread(check)
     await call.answer({"Status": "Login Succeeded", "IdentityToken": ""})
