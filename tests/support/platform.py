@@ -127,6 +127,7 @@ class Platform:
         *,
         token: str | None = None,
         raw: bytes | None = None,
+        base: str = "/api/v1",
         **headers: str,
     ) -> Answer:
         """Send a call of the REST API (`path` below /api/v1)."""
@@ -137,7 +138,7 @@ class Platform:
         bearer = self.token if token is None else token
         if bearer:
             values["Authorization"] = f"Bearer {bearer}"
-        request = urllib.request.Request(f"{self.url}/api/v1{path}", data=data, method=method, headers=values)
+        request = urllib.request.Request(f"{self.url}{base}{path}", data=data, method=method, headers=values)
         try:
             with _opener.open(request, timeout=120) as answer:
                 return Answer(answer.status, _parsed(answer.read(), answer.headers), dict(answer.headers))
@@ -170,6 +171,10 @@ class Platform:
         ]
         raw = b"".join(parts) + f"--{boundary}--\r\n".encode()
         return self.call("POST", path, raw=raw, Content_Type=f"multipart/form-data; boundary={boundary}")
+
+    def engine_call(self, method: str, path: str, body: Any = None) -> Answer:
+        """Send a call of the Docker Engine API."""
+        return self.call(method, path, body, base="")
 
     # the docker command
 

@@ -107,6 +107,10 @@ class Run:
     def stdin_once(self) -> bool:
         return self._first.spec.stdin_once
 
+    @property
+    def tty(self) -> bool:
+        return self._first.spec.tty
+
     def goes_on(self) -> bool:
         """Tell whether more output may come from this run."""
         try:
@@ -165,8 +169,16 @@ async def _type(stream: NodeStream, sources: Sources, run: Run, pumps: Pumps, ke
 
 
 def _is_last(item: Input, stream: NodeStream, run: Run) -> bool:
-    """Tell whether the program's input ends here: the reader said so, or left a container that was promised one reader."""
-    return item.eof and p.truth(stream.params, "stdin") and (run.stdin_once or not stream.closed.is_set())
+    """Tell whether the program's input ends here: the reader said so, or left a container that was promised one reader.
+
+    A terminal's input does not end with a reader: who detached comes back to it.
+    """
+    return (
+        item.eof
+        and not run.tty
+        and p.truth(stream.params, "stdin")
+        and (run.stdin_once or not stream.closed.is_set())
+    )
 
 
 async def _until_begun(stream: NodeStream, run: Run) -> bool:
