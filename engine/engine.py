@@ -46,7 +46,7 @@ from engine.images.model import HistoryEntry, Image, LayerFile, LayerInfo
 from engine.images.platforms import parse_platform
 from engine.images.pull import Puller
 from engine.images.push import Pushed, Pusher
-from engine.images.search import Searcher, SearchResult, search_local, split_term
+from engine.images.search import RemoteImage, Searcher, SearchResult, search_local, split_term
 from engine.images.store import ImageStore
 from engine.layers.compression import Compression
 from engine.layers.diff import Change
@@ -320,6 +320,10 @@ class Engine:
         named = parse_reference(reference)
         settings = settings_for(named.domain, registries)
         return Searcher(self.registries).tags(named, settings=settings)
+
+    def image_remote(self, *, reference: str, registries: Sequence[RegistrySettings] = ()) -> RemoteImage:
+        named = parse_reference(reference)
+        return Searcher(self.registries).remote(named, settings=settings_for(named.domain, registries))
 
     # builds ---------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from engine.errors import BadReference, EngineError, ImageNotFound, InvalidInput
 from engine.images.model import Image
+from engine.oci.manifest import Index, parse_document
+from engine.platform import Platform
 from engine.progress import CancelToken
 from engine.reference import DEFAULT_DOMAIN, Reference, parse_named
 from engine.registry.client import Registries
@@ -25,6 +27,16 @@ class SearchResult:
     description: str = ""
     stars: int = 0
     official: bool = False
+
+
+@dataclass(frozen=True)
+class RemoteImage:
+    """A manifest or an index in a registry. `platforms` are those that an index names; a single manifest names none."""
+
+    media_type: str
+    digest: str
+    size_bytes: int
+    platforms: list[dict[str, str]]
 
 
 class Searcher:
@@ -90,9 +102,24 @@ class Searcher:
         with opened as client:
             return client.tags(reference.path)
 
+    def remote(self, reference: Reference, *, settings: RegistrySettings | None = None) -> RemoteImage:
+        """Return what a registry has under a name, without fetching it. Raises `ImageNotFound`, `AccessRefused`."""
+        with self._registries.open(reference.domain, settings=settings) as client:
+            found = client.manifest(reference.path, reference.digest or reference.tag or "latest")
+        document = parse_document(found.data, found.media_type)
+        parts = document.manifests if isinstance(document, Index) else ()
+        platforms = [_platform(part.platform) for part in parts if part.platform is not None]
+        return RemoteImage(found.media_type, found.digest, len(found.data), platforms)
+
     def _hub(self, words: str, limit: int, cancel: CancelToken | None) -> list[SearchResult]:
         with self._registries.open(HUB_SEARCH_HOST, cancel=cancel) as client:  # it needs no account
             return [found for entry in client.search(words, limit) if (found := _result(entry))]
+
+
+def _platform(platform: Platform) -> dict[str, str]:
+    """Return a platform in the words of the OCI image index."""
+    values = {"architecture": platform.architecture, "os": platform.os, "variant": platform.variant}
+    return {name: value for name, value in values.items() if value}
 
 
 def search_local(images: Iterable[Image], term: str) -> list[SearchResult]:

@@ -82,6 +82,9 @@ def make_asks(engine: EngineFacade, ledger: Ledger) -> dict[str, Ask]:
         "registry.tags": lambda p: {
             "tags": engine.registry_tags(reference=_text(p, "reference"), registries=_registries(p))
         },
+        "image.remote": lambda p: to_record(
+            engine.image_remote(reference=_text(p, "reference"), registries=_registries(p))
+        ),
         "volume.browse": lambda p: {
             "entries": to_record(engine.volume_browse(volume=_text(p, "volume"), path=_text(p, "path", "/")))
         },

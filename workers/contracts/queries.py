@@ -25,6 +25,7 @@ Request: an entry of the stream `wf:streams:<node>` with the field `q`: `<signat
 | `image.history` `image.layers` | `ref` | `{"history": [...]}`, `{"layers": [...]}` |
 | `image.layer_files` | `ref`, `index` | `{"files": [...]}` |
 | `image.search` | `term`, `limit`, `registries` sealed | `{"results": [...]}` |
+| `image.remote` | `reference`, `registries` sealed | `{"media_type", "digest", "size_bytes", "platforms"}` in a registry |
 | `registry.login` | `registries` sealed, one | `{"status"}`: the credentials are good |
 | `registry.tags` | `reference`, `registries` sealed | `{"tags"}` |
 | `volume.browse` | `volume`, `path` | `{"entries": [...]}` |
