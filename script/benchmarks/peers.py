@@ -103,6 +103,9 @@ class Podman:
         self._program = program
 
     def run(self, *argv: str, cwd: Path | None = None, stdin: object = subprocess.DEVNULL) -> str:
+        if self._program == "podman" and argv[0] in ("run", "create"):
+            # its default limits are above the hard ones of a host without CAP_SYS_RESOURCE
+            argv = (argv[0], "--ulimit", "host", *argv[1:])
         stores = ["--root", str(self._folder / "root"), "--runroot", str(self._folder / "run")]
         options = (
             ["--runtime", shutil.which("runc") or "runc", "--cgroup-manager", "cgroupfs"]
