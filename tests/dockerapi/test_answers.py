@@ -63,7 +63,6 @@ def test_each_answer_is_the_documents(engine: Platform, call: Recorder) -> None:
             call("GET", template, query)
         call("GET", "/volumes/{name}", name="doc-vol")
         call("GET", "/networks/{id}", id=net)
-        call("GET", "/events", "?since=1&until=2")
     finally:
         engine.remove_containers()
         call("DELETE", "/networks/{id}", id="doc-net", status=204)
