@@ -15,6 +15,7 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.db import Database, Work, current_work
+from engine.errors import NoSpace
 from engine.events import Event
 from tests.support.fake_engine import FakeEngine
 from tests.support.worker import Node
@@ -361,7 +362,7 @@ def test_a_full_disk_at_the_claim_leaves_no_lock_held(bench: Bench, monkeypatch:
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(bench.runner.ledger, "_append", fail)
-    with pytest.raises(sqlite3.OperationalError):
+    with pytest.raises(NoSpace):
         bench.runner.ledger.claim(envelope.read(bench.node.key, text), text)
     monkeypatch.setattr(bench.runner.ledger, "_append", original)
     bench.runner.run("container.create", text)
