@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from engine.content import ContentStore
-from engine.digest import Digest, digest_bytes, hex_of
+from engine.digest import Digest, digest_bytes
 from engine.errors import BadDigest, Corrupt, InvalidInput, NotFound, Unavailable
 
 DATA = b"some content" * 1000
@@ -185,24 +185,21 @@ def test_unsynced_blobs_of_another_boot_do_not_count(store: ContentStore) -> Non
 def test_a_reader_does_not_mind_a_sync_in_between(store: ContentStore) -> None:
     stop = threading.Event()
     failures: list[Exception] = []
+    names: list[Digest] = []
 
     def read() -> None:
         while not stop.is_set():
-            for name in names:
+            for name in names[-40:]:
                 try:
                     store.read(name)
                 except NotFound as error:
                     failures.append(error)
 
-    names = [store.put(b"%d" % index, sync=False).digest for index in range(50)]
     thread = threading.Thread(target=read)
     thread.start()
-    for _ in range(20):
+    for number in range(30):
+        names += [store.put(b"%d %d" % (number, index), sync=False).digest for index in range(20)]
         store.sync()
-        for index in range(50):
-            store.path(names[index]).rename(
-                store.root / "recent" / os.listdir(store.root / "recent")[0] / hex_of(names[index])
-            )
     stop.set()
     thread.join()
     assert failures == []
