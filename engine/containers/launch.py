@@ -78,16 +78,18 @@ class Launcher:
             self._parts.group_of(container.id)
         )
 
-    def dismantle(self, container: Container) -> None:
+    def dismantle(self, container: Container, *, keep_bundle: bool = False) -> None:
         """Take away everything that a start sets up in the kernel and in the run root. Idempotent.
 
-        A root that is still in use stays mounted; the next start, removal or reconcile tries again.
+        A root that is still in use stays mounted; the next start, removal or reconcile tries again. `keep_bundle` leaves
+        the bundle with the exit status, for who has not recorded it yet.
         """
         parts, container_id = self._parts, container.id
         bundle, private = parts.bundle(container_id), parts.store.private(container_id)
         with ExitStack() as all_of:  # each is done, whatever the others say; the first error is raised
             all_of.callback(self._unmount_root, container, private)
-            all_of.callback(bundle.remove)
+            if not keep_bundle:
+                all_of.callback(bundle.remove)
             all_of.callback(_remove_empty, bundle.userns.parent)
             all_of.callback(unpin, bundle.userns, mounts=parts.mounts)
             all_of.callback(unpin, bundle.netns, mounts=parts.mounts)

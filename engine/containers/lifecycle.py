@@ -7,13 +7,18 @@ linear history. While it waits for a program to end it does not hold the lock. E
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import os
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import wraps
+from typing import ParamSpec, TypeVar, cast
 
 from engine.containers import effective, names
 from engine.containers import exec as execs
+from engine.containers.diskguard import refuse_when_low
 from engine.containers.effective import DEFAULT_STOP_TIMEOUT_S, Effective
 from engine.containers.launch import Launcher, endpoint_specs
 from engine.containers.model import Container, ContainerSpec, Endpoint, Health, MountPoint, MountSpec, Status
@@ -29,6 +34,7 @@ from engine.errors import (
     ContainerNotFound,
     EngineError,
     InUse,
+    NoSpace,
     Unavailable,
     WrongState,
 )
@@ -39,10 +45,24 @@ from engine.runtime.paths import check_mount_target
 
 logger = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 KILL_TIMEOUT_S = 10.0
 EXIT_UNKNOWN = 255  # the exit status of a container whose end nobody saw: the host went down
 EXIT_KILLED = 137
 _LOST_MONITOR = "the container's monitor died; its exit status is not known"
+
+
+def _on_a_full_disk_too(verb: Callable[P, T]) -> Callable[P, T]:
+    """Let a verb that ends or removes something use the reserve when the disk is full; it is begun again then."""
+
+    @wraps(verb)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        lifecycle = cast("Lifecycle", args[0])
+        return lifecycle.reserve.run(lambda: verb(*args, **kwargs))
+
+    return run
 
 
 class Lifecycle:
@@ -51,6 +71,7 @@ class Lifecycle:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._store = parts.store
+        self.reserve = parts.reserve
         self.launcher = Launcher(parts)
 
     # create
@@ -78,10 +99,11 @@ class Lifecycle:
                 return found
             if found is not None:
                 self._erase(found, announce=False)  # a creation that was cut off
+            refuse_when_low(self._parts.config.data_root)
             image = self._parts.images.resolve(spec.image)
             merged = effective.merge(image.config.config, spec)
             parse_signal(merged.stop_signal)
-            with ExitStack() as undo:
+            with ExitStack() as undo, _translated("the container could not be created"):
                 container = self._insert(container_id, spec, image, merged)
                 undo.callback(self._erase, container, announce=False)
                 container = self._equip(container, image, merged, report, cancel or CancelToken())
@@ -206,14 +228,16 @@ class Lifecycle:
         if not container.status.can_start():
             raise WrongState(f"container {container.name!r} is {container.status} and cannot be started")
         try:
-            started = self.launcher.launch(container, restarted=restarted)
-        except (EngineError, OSError) as error:
+            with _translated(f"container {container.name!r} could not be started"):
+                refuse_when_low(self._parts.config.data_root)
+                started = self.launcher.launch(container, restarted=restarted)
+        except EngineError as error:
             self._note_failure(container, error)
             raise
         self._volumes_used(started)
         return started
 
-    def _note_failure(self, before: Container, error: EngineError | OSError) -> None:
+    def _note_failure(self, before: Container, error: EngineError) -> None:
         """Keep in the record why a start failed; one that never ran stays `created`, one to be removed after its run is gone."""
         current = self._store.find(before.id) or before
         status = Status.CREATED if before.status is Status.CREATED else Status.EXITED
@@ -223,6 +247,7 @@ class Lifecycle:
         if failed.spec.auto_remove:
             self._erase(failed, volumes=True)
 
+    @_on_a_full_disk_too
     def stop(
         self, ref: str, timeout_s: float | None = None, *, signal: str = "", cancel: CancelToken | None = None
     ) -> Container:
@@ -251,6 +276,7 @@ class Lifecycle:
             self._store.announce(ended, "stop")
             return ended
 
+    @_on_a_full_disk_too
     def kill(self, ref: str, signal: str = "SIGKILL") -> Container:
         """Send a signal to a container's first process. SIGKILL ends it, also a paused one, and is waited for."""
         number = parse_signal(signal or "SIGKILL")
@@ -274,8 +300,9 @@ class Lifecycle:
         self._store.announce(started, "restart")
         return started
 
-    def pause(self, ref: str) -> Container:
-        """Freeze all processes of a running container. Idempotent."""
+    @_on_a_full_disk_too
+    def pause(self, ref: str, *, reason: str = "") -> Container:
+        """Freeze all processes of a running container; `reason` is kept in the record. Idempotent."""
         with self._parts.locked(ref) as container:
             if container.status is Status.PAUSED:
                 return container
@@ -284,7 +311,8 @@ class Lifecycle:
                     f"container {container.name!r} is {container.status}, only a running one can be paused"
                 )
             self._parts.cgroups.freeze(self._parts.group_of(container.id), True)
-            return self._store.save(dataclasses.replace(container, status=Status.PAUSED), "pause")
+            paused = dataclasses.replace(container, status=Status.PAUSED, error=reason)
+            return self._store.save(paused, "pause", reason=reason)
 
     def unpause(self, ref: str) -> Container:
         """Let a paused container go on. Idempotent."""
@@ -297,6 +325,7 @@ class Lifecycle:
 
     # exit
 
+    @_on_a_full_disk_too
     def reap(self, ref: str) -> Container | None:
         """Process the end of a container if it has ended and that has not been done. Idempotent.
 
@@ -325,19 +354,24 @@ class Lifecycle:
         if code is None:
             was_alive = private.init is not None and private.init.alive
             code, error = (EXIT_KILLED if was_alive else EXIT_UNKNOWN), _LOST_MONITOR
+            bundle.note_exit(code)
         oom = (
             bundle.oom_file.exists() or self._parts.cgroups.oom_kills(self._parts.group_of(container.id)) > 0
         )
+        if oom:
+            bundle.note_oom()
         # the clock of files is a few milliseconds coarser than ours
         finished = max(_finished_at(bundle.exit_file), container.started_at)
-        self._take_apart(container)
+        self._take_apart(container, keep_bundle=True)
         stopped = by_user or container.stopped_by_user
         ended = dataclasses.replace(
             container, status=Status.EXITED, pid=0, exit_code=code, oom_killed=oom, error=error, finished_at=finished,
             stopped_by_user=stopped, ports=[], health=_ended_health(container),
             endpoints=[Endpoint(item.network_id, item.network, item.aliases) for item in container.endpoints],
         )  # fmt: skip
-        return self._settle(ended, private)
+        ended = self._settle(ended, private)
+        bundle.remove()  # last: until the record is written, this is where the exit status is
+        return ended
 
     def _settle(self, ended: Container, private: Private) -> Container:
         """Decide by the restart policy what becomes of an ended container, and record both at once."""
@@ -396,6 +430,7 @@ class Lifecycle:
                 raise Unavailable(f"container {container.name!r} is still {found.status}")
             self._pause_for(found, cancel)
 
+    @_on_a_full_disk_too
     def remove(self, ref: str, *, force: bool = False, volumes: bool = False, keep_log: bool = False) -> str:
         """Remove a container, with `force` one that runs, with `volumes` its anonymous volumes too; return its id.
 
@@ -441,28 +476,32 @@ class Lifecycle:
         if announce:
             container = self._store.save(dataclasses.replace(container, status=Status.REMOVING))
         self._take_apart(container, strict=True)
-        trash = parts.snapshots.detach(container.id)
-        parts.volumes.release(container.id, remove_anonymous=volumes or not announce)
-        parts.network.release(container.id)
-        parts.ranges.release(container.id)
-        folder = parts.data_folder(container.id)
-        if keep_log and (folder / "log").is_dir():
-            kept = parts.config.data_root / "kept-logs"
-            kept.mkdir(exist_ok=True, mode=0o700)
-            (folder / "log").rename(kept / container.id)
-        remove_tree(folder)
-        parts.bundle(container.id).remove()
-        execs.forget(parts.db, container.id)
-        self._store.delete(container, "destroy" if announce else "")
-        if trash is not None:
-            remove_tree(trash)
+        with (
+            ExitStack() as last
+        ):  # the files go last, being slow, but go they do: nothing else names them any more
+            if (trash := parts.snapshots.detach(container.id)) is not None:
+                last.callback(remove_tree, trash)
+            parts.volumes.release(container.id, remove_anonymous=volumes or not announce)
+            parts.network.release(container.id)
+            parts.ranges.release(container.id)
+            folder = parts.data_folder(container.id)
+            if keep_log and (folder / "log").is_dir():
+                kept = parts.config.data_root / "kept-logs"
+                kept.mkdir(exist_ok=True, mode=0o700)
+                (folder / "log").rename(kept / container.id)
+            remove_tree(folder)
+            parts.bundle(container.id).remove()
+            execs.forget(parts.db, container.id)
+            self._store.delete(container, "destroy" if announce else "")
         parts.lock_path(container.id).unlink(missing_ok=True)
 
-    def _take_apart(self, container: Container, *, strict: bool = False) -> None:
+    def _take_apart(self, container: Container, *, strict: bool = False, keep_bundle: bool = False) -> None:
         """Dismantle. What is in use just now is left to the next start or to reconcile, unless `strict`."""
         try:
-            self.launcher.dismantle(container)
+            self.launcher.dismantle(container, keep_bundle=keep_bundle)
         except (EngineError, OSError) as error:
+            if isinstance(error, NoSpace):
+                raise
             if strict:
                 raise InUse(
                     f"container {container.name!r} cannot be taken apart: {error}", hint="try again"
@@ -489,7 +528,7 @@ class Lifecycle:
     def _thaw(self, container: Container) -> Container:
         with suppress(Unavailable):
             self._parts.cgroups.freeze(self._parts.group_of(container.id), False)
-        return self._store.save(dataclasses.replace(container, status=Status.RUNNING), "unpause")
+        return self._store.save(dataclasses.replace(container, status=Status.RUNNING, error=""), "unpause")
 
     def _await_end(self, container: Container, grace_s: float, cancel: CancelToken | None) -> None:
         """Wait for the container's monitor to end, which it does right after its first process."""
@@ -521,6 +560,19 @@ class Lifecycle:
     def _volumes_used(self, container: Container) -> None:
         if any(point.type == "volume" for point in container.mounts):
             self._parts.volumes.used(container.id)
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Raise what the kernel refuses inside the block as `NoSpace` or `Unavailable`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(
+                f"{what}: the disk of this node is full", hint="free space, then try again"
+            ) from error
+        raise Unavailable(f"{what}: {error.strerror or error} {error.filename or ''}".rstrip()) from error
 
 
 def stop_timeout_s(container: Container) -> float:

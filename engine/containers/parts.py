@@ -17,6 +17,7 @@ from engine.images.store import ImageStore
 from engine.linux.cgroup import Cgroups
 from engine.linux.locks import file_lock
 from engine.linux.mount import LinuxMounts, Mounts
+from engine.linux.reserve import Reserve
 from engine.linux.userns import RangeAllocator
 from engine.network.manager import NetworkManager
 from engine.runtime.bundle import Bundle
@@ -47,6 +48,7 @@ class Parts:
     monitors: Monitors
     roots: Roots
     mounts: Mounts
+    reserve: Reserve
 
     @classmethod
     def open(
@@ -62,6 +64,7 @@ class Parts:
         return cls(
             config, db, ContainerStore(db), images, images.snapshots, network, volumes, RangeAllocator(db, config), runtime,
             cgroups, Monitors(runtime, cgroups, f"wharfinger-{config.instance}"), Roots(config, mounts), mounts,
+            Reserve(images.content.root / "reserve"),
         )  # fmt: skip
 
     @property

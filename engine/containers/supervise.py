@@ -1,4 +1,5 @@
-"""What has to happen by itself while containers run: restarts that are due, health checks, logs that begin a new file.
+"""What has to happen by itself while containers run: restarts that are due, health checks, logs that begin a new file,
+and containers that fill the disk.
 
 The agent runs `Supervisor.run` in a thread of its own. Exits are noticed by the agent's watch on the exit folder, or here.
 All of it is told by the records, so another agent goes on where one has died.
@@ -16,6 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from engine.containers import health
+from engine.containers.diskguard import REASON, DiskGuard
 from engine.containers.effective import healthcheck_of
 from engine.containers.exec import Execs, ExecSpec
 from engine.containers.lifecycle import Lifecycle
@@ -45,6 +47,8 @@ class Supervisor:
         self._busy: set[str] = set()
         self._guard = threading.Lock()
         self._scanned = 0.0
+        self._seq = -1
+        self._disk = DiskGuard(parts)
         self._living: list[Container] = []
         self._exits = parts.config.run_root / "exits"
 
@@ -72,14 +76,30 @@ class Supervisor:
                 self._submit(self._restarts, f"start {container.id}", partial(self.restart, container.id))
         if time.monotonic() - self._scanned >= SCAN_S:
             self._scanned = time.monotonic()
-            self._living = self._parts.store.list([Status.RUNNING, Status.PAUSED])
-            for container in self._living:
-                self._parts.log_files(container).refresh()
-            self._execs.settle()
+            self._look()
+        if self._disk.watches():
+            self._watch_disk()
         for container in self._living:
             check = healthcheck_of(container.config) if container.status is Status.RUNNING else None
             if check is not None and health.next_due(container, health.timing(check), now) <= now:
                 self._submit(self._checks, f"check {container.id}", partial(self.check, container.id, check))
+
+    def _look(self) -> None:
+        """See which containers live, if anything has happened, and to their logs and the disk."""
+        seq = self._parts.db.last_seq()
+        if seq != self._seq:
+            self._seq, self._living = seq, self._parts.store.list([Status.RUNNING, Status.PAUSED])
+        for container in self._living:
+            self._parts.log_files(container).refresh()
+        self._execs.settle()
+
+    def _watch_disk(self) -> None:
+        """Pause who fills the disk."""
+        running = [container for container in self._living if container.status is Status.RUNNING]
+        for container in self._disk.growing(running):
+            logger.warning("container %s fills the disk; pausing it", container.id[:12])
+            with suppress(EngineError):
+                self._lifecycle.pause(container.id, reason=REASON)
 
     def restart(self, container_id: str) -> Container | None:
         """Start a container whose restart is due. A start that fails counts as an exit: the pause grows."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import EngineConfig
-from engine.linux.files import remove_tree
+from engine.linux.files import atomic_write, remove_tree
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,16 @@ class Bundle:
         with suppress(FileNotFoundError, ValueError):
             return int(self.exit_file.read_text())
         return None
+
+    def note_exit(self, status: int) -> None:
+        """Record an exit status that the monitor could not, as it would have."""
+        self.exits.mkdir(mode=0o700, exist_ok=True)
+        atomic_write(self.exit_file, str(status).encode(), sync=False)
+
+    def note_oom(self) -> None:
+        """Record that memory ran out, where the monitor does it when it notices."""
+        with suppress(FileNotFoundError):
+            self.oom_file.touch()
 
     def read_pid(self, file: Path) -> int:
         with suppress(FileNotFoundError, ValueError):
