@@ -20,6 +20,8 @@ MUST_REFUSE = (401, 403)
 
 def path_of(route: DockerRoute) -> str:
     path = route.template
+    if path.startswith("/distribution/"):
+        path = path.replace("{name}", "127.0.0.1:1/nosuch")  # nobody listens there
     for part, name in NAMES.items():
         path = path.replace(part, name)
     return path + ENDLESS.get(path, "")
@@ -76,7 +78,7 @@ def test_each_endpoint_knows_who_may(engine: Platform, tokens: dict[str, str]) -
                 )
                 if (status in MUST_REFUSE) == may:
                     wrong.append((route.method, prefix + route.template, role, status, body[:80]))
-                if status == 500:
+                if status == 500 and not route.template.startswith("/distribution/"):
                     wrong.append((route.method, prefix + route.template, role, status, body[:200]))
     assert not wrong, "\n".join(map(str, wrong))
 
