@@ -14,6 +14,9 @@ from pathlib import Path
 import redis
 
 
+WITH_US = ["setpriv", "--pdeathsig", "KILL"]  # a test run that is killed leaves no processes
+
+
 @dataclass
 class RedisServer:
     """A running redis-server; `kill` ends it with SIGKILL, `start` starts it on the same files."""
@@ -28,7 +31,16 @@ class RedisServer:
 
     def start(self) -> None:
         self.socket.unlink(missing_ok=True)
-        argv = ["redis-server", "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
+        argv = [
+            *WITH_US,
+            "redis-server",
+            "--port",
+            "0",
+            "--unixsocket",
+            str(self.socket),
+            "--dir",
+            str(self.folder),
+        ]
         argv += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--loglevel", "warning"]
         self.process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 10

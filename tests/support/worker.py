@@ -18,7 +18,7 @@ from typing import TypeVar
 import pytest
 
 from engine.config import EngineConfig
-from tests.support.redis import RedisServer, private_redis
+from tests.support.redis import WITH_US, RedisServer, private_redis
 from webapp.realtime.streams import Hub
 from workers import broker
 from workers.agent.heart import beat
@@ -116,7 +116,7 @@ class Processes:
             argv = [*WORKER, "-Q", queue, "-n", f"{name}@{self.node.name}", "--concurrency", "8", *QUIET]
         with (self.node.home / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
-                [sys.executable, *argv],
+                [*WITH_US, sys.executable, *argv],
                 env=self.environment,
                 cwd=ROOT,
                 stdout=log,
