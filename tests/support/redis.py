@@ -13,7 +13,6 @@ from pathlib import Path
 
 import redis
 
-
 WITH_US = ["setpriv", "--pdeathsig", "KILL"]  # a test run that is killed leaves no processes
 
 
