@@ -239,8 +239,8 @@ def running_platform(folder: Path) -> Iterator[Platform]:
     """Give a running platform; afterwards its containers, mounts and folders are gone."""
     home = folder / "home"
     platform = Platform(home)
-    platform.start()
     try:
+        platform.start()
         yield platform
     finally:
         with contextlib.suppress(OSError, AssertionError, KeyError, TypeError):
