@@ -113,6 +113,7 @@ class Platform:
             with contextlib.suppress(OSError, ValueError):
                 line = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode()
                 environment = Path(f"/proc/{entry}/environ").read_bytes()
+                environment += f"WHARFINGER_HOME={self.home}\0".encode() if str(self.home) in line else b""
                 if name in line and f"WHARFINGER_HOME={self.home}\0".encode() in environment + b"\0":
                     found.append(int(entry))
         return found
