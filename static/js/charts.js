@@ -3,6 +3,7 @@
 //   <div data-stats="/ws/containers/x/stats/"> holds <div data-chart="cpu" data-limit="2" data-unit="cores"> …
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
+import { onStarted } from "./live.js";
 import { Socket } from "./socket.js";
 import { onTheme, token } from "./switch.js";
 import { memory, size } from "./times.js";
@@ -22,7 +23,7 @@ function stats(place) {
   let before = null;
   let socket = null;
   const start = () => {
-    if (socket || document.hidden) return;
+    if (socket || document.hidden || !place.isConnected) return;
     socket = new Socket(place.dataset.stats, {
       onMessage(data) {
         const sample = JSON.parse(data);
@@ -32,7 +33,10 @@ function stats(place) {
         for (const chart of charts) chart.add(sample, values);
         for (const element of document.querySelectorAll("[data-figure]")) figure(element, values);
       },
-      onState: (state) => (place.dataset.conn = state),
+      onState(state) {
+        place.dataset.conn = state;
+        if (state === "ended") socket = null;
+      },
     });
   };
   const stop = () => {
@@ -41,6 +45,7 @@ function stats(place) {
     before = null;
   };
   document.addEventListener("visibilitychange", () => (document.hidden ? stop() : start())); // hidden tabs get no stats
+  onStarted(place.dataset.stats, start);
   start();
 }
 
@@ -123,4 +128,15 @@ class Chart {
   }
 }
 
-for (const place of document.querySelectorAll("[data-stats]")) stats(place);
+// places come and go with what runs: those that a refresh brought are new
+const known = new WeakSet();
+
+function look() {
+  for (const place of document.querySelectorAll("[data-stats]")) {
+    if (!known.has(place)) stats(place);
+    known.add(place);
+  }
+}
+
+document.addEventListener("wf:refreshed", look);
+look();

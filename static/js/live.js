@@ -22,6 +22,11 @@ export function onEvent(listener) {
   return () => listeners.delete(listener);
 }
 
+/** Call `again()` when the container that a stream's path names starts: streams end with what runs in it. */
+export function onStarted(path, again) {
+  return onEvent((event) => event.type === "container" && event.action === "start" && path.includes(event.subject) && again());
+}
+
 export function startLive() {
   const shown = document.querySelector(".wf-conn");
   if (!shown) return;

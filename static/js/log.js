@@ -4,12 +4,14 @@
 //
 // Without this module the section shows the last lines that the server sent with the page.
 import { Lines } from "./lines.js";
+import { onStarted } from "./live.js";
 import { LogView } from "./logview.js";
 import { Socket } from "./socket.js";
 import { firstLines, parseMessage } from "./logwire.js";
 import { size } from "./times.js";
 
 const OLDER = 1000;
+const STARTED_MS = 3000; // an end that comes this soon after a start is that of the run before
 
 for (const section of document.querySelectorAll("[data-log]")) new LogPage(section);
 
@@ -22,11 +24,34 @@ function LogPage(section) {
   const state = { cursors: new Map(), missed: 0, at: -1, older: false, whole: false, complete: false };
 
   place.setAttribute("tabindex", "0");
-  for (const path of paths) open(path);
+  for (const path of paths) watch(path);
 
   /* ---------- lines come ---------- */
 
-  function open(path) {
+  // a log ends when what wrote it does, and goes on where it was when that starts again
+  function watch(path) {
+    let started = 0;
+    let open_ = false;
+    const begin = () => {
+      open_ = true;
+      open(path, () => {
+        open_ = false;
+        if (performance.now() - started < STARTED_MS) again();
+      });
+    };
+    const again = () => {
+      if (open_) return;
+      started = 0;
+      begin();
+    };
+    onStarted(path, () => {
+      started = performance.now();
+      again();
+    });
+    begin();
+  }
+
+  function open(path, onEnd) {
     const source = sourceOf(path);
     new Socket(
       () => {
@@ -38,7 +63,10 @@ function LogPage(section) {
       },
       {
         onMessage: (data) => receive(path, source, data),
-        onState: (name, facts) => connection(name, facts),
+        onState: (name, facts) => {
+          connection(name, facts);
+          if (name === "ended") onEnd();
+        },
       },
     );
   }

@@ -142,6 +142,31 @@ def test_a_log_resumes_where_the_connection_broke(shared_site: Any, open_page: O
     assert "cursor=two" in asked[1]
 
 
+def test_a_log_goes_on_when_its_container_starts_again(shared_site: Any, open_page: Open) -> None:
+    page = open_page(shared_site, "/keys/")
+    container = shared_site.container("leafy-backend")
+    asked: list[str] = []
+    events: list[WebSocketRoute] = []
+
+    def greet(socket: WebSocketRoute) -> None:
+        asked.append(socket.url)
+        socket.send(json.dumps({"lines": log_lines(len(asked), 1, words), "cursor": f"c{len(asked)}"}))
+        if len(asked) == 1:
+            socket.send(json.dumps({"lines": [], "end": True}))
+            socket.close(code=1000)
+
+    play(page, "/logs/", greet)
+    play(page, "/ws/events/", events.append)
+    page.goto(f"/containers/{container}/")
+    expect(page.locator("[data-do=state]")).to_have_text("It does not run; these are its last lines")
+    events[0].send(
+        json.dumps({"type": "container", "action": "start", "subject": container, "attributes": {}})
+    )
+    expect(page.locator(".wf-line")).to_have_count(2)
+    expect(page.locator("[data-do=state]")).to_have_text("Live")
+    assert "cursor=c1" in asked[1]
+
+
 def test_a_terminal_writes_reads_and_tells_its_size(shared_site: Any, open_page: Open, shoot: Any) -> None:
     page = open_page(shared_site, "/keys/")
 

@@ -61,9 +61,7 @@ def container_logs(request: HttpRequest, ref: str) -> HttpResponse:
         log_path=f"/ws/containers/{container.id}/logs/",
         log_rest=f"/api/v1/containers/{container.id}/logs/",
         log_title=container.name,
-        log_ended="It has ended; these are its last lines"
-        if not container.state.is_alive
-        else "The log ends here",
+        log_ended="It does not run; these are its last lines",
         download=f"/api/v1/containers/{container.id}/logs/?timestamps=true",
         call_path=f"/api/v1/containers/{container.name}/logs/?tail=100&timestamps=true",
         call_docker=f"docker logs -f --tail 100 -t {container.name}",
