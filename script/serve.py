@@ -189,6 +189,7 @@ def worker(queue: str, threads: int) -> list[str]:
     argv = [
         "-m",
         "celery",
+        "-q",
         "-A",
         "workers.celery_app",
         "worker",
