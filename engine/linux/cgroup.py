@@ -68,6 +68,7 @@ class Cgroups:
 
     def __init__(self, hierarchies: Hierarchies | None = None) -> None:
         self._found = hierarchies or detect()
+        self._roots = [str(mount) for mount in dict.fromkeys(self._found.mounts.values())]
         self.mode = self._found.mode
 
     def folder(self, controller: str, group: str) -> Path | None:
@@ -77,7 +78,7 @@ class Cgroups:
 
     def folders(self, group: str) -> list[Path]:
         """Return the folder of `group` in every hierarchy, whether it exists or not."""
-        return [mount / group for mount in dict.fromkeys(self._found.mounts.values())]
+        return [Path(root, group) for root in self._roots]
 
     def controllers(self) -> set[str]:
         """Return the names of the controllers that can limit something here (version 2 names: `io` for `blkio`)."""
@@ -91,35 +92,42 @@ class Cgroups:
         return mount is not None and (mount / name).exists()
 
     def exists(self, group: str) -> bool:
-        return any(folder.is_dir() for folder in self.folders(group))
+        return any(os.path.isdir(f"{root}/{group}") for root in self._roots)
 
     def children(self, group: str) -> set[str]:
         """Return the names of the groups right below `group`, over all hierarchies."""
         found: set[str] = set()
-        for folder in self.folders(group):
-            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as items:
+        for root in self._roots:
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(f"{root}/{group}") as items:
                 found.update(item.name for item in items if item.is_dir(follow_symlinks=False))
         return found
 
     def processes(self, group: str) -> set[int]:
         """Return the processes in `group` and below, over all hierarchies."""
         found: set[int] = set()
-        for folder in self.folders(group):
-            for inner in _tree(folder):
-                with suppress(FileNotFoundError, OSError):
-                    found.update(int(line) for line in (inner / "cgroup.procs").read_text().split())
+        for root in self._roots:
+            for folder in _tree(f"{root}/{group}"):
+                with suppress(OSError):
+                    found.update(int(line) for line in _read(f"{folder}/cgroup.procs").split())
         found.discard(0)  # a process of another pid namespace
         return found
 
     def move(self, group: str, pid: int) -> None:
         """Put a process into `group` in every hierarchy, making the group where it is missing."""
-        for mount in dict.fromkeys(self._found.mounts.values()):
-            folder = mount
-            for part in Path(group).parts:
-                folder = folder / part
-                folder.mkdir(exist_ok=True, mode=0o755)
-                _prepare_cpuset(folder)
-            (folder / "cgroup.procs").write_text(str(pid))
+        for root in self._roots:
+            try:
+                _write(f"{root}/{group}/cgroup.procs", str(pid))
+            except OSError:  # not there, or a cpuset without processors
+                self._make(root, group)
+                _write(f"{root}/{group}/cgroup.procs", str(pid))
+
+    def _make(self, root: str, group: str) -> None:
+        folder = root
+        for part in group.split("/"):
+            folder = f"{folder}/{part}"
+            with suppress(FileExistsError):
+                Path(folder).mkdir(0o755)
+            _prepare_cpuset(Path(folder))
 
     def freeze(self, group: str, frozen: bool, timeout_s: float = 10.0) -> None:
         """Stop or go on with all processes of `group`, and wait until it is so. Idempotent."""
@@ -163,9 +171,9 @@ class Cgroups:
     def remove(self, group: str, timeout_s: float = 2.0) -> None:
         """Remove `group` with the groups below it; its processes must be gone. Idempotent."""
         deadline = time.monotonic() + timeout_s
-        for folder in self.folders(group):
-            for inner in reversed(list(_tree(folder))):
-                _remove_folder(inner, deadline)
+        for root in self._roots:
+            for folder in reversed(list(_tree(f"{root}/{group}"))):
+                _remove_folder(folder, deadline)
 
     def oom_kills(self, group: str) -> int:
         """Return how many processes of `group` the kernel killed for want of memory."""
@@ -176,12 +184,12 @@ class Cgroups:
 
     def _kill_once(self, group: str, pids: set[int]) -> None:
         unified = self._found.mounts.get(UNIFIED)
-        if unified is not None and (unified / group / "cgroup.kill").exists():
-            with suppress(OSError):
-                (unified / group / "cgroup.kill").write_text("1")
-        if self.mode is Mode.V2:
-            return
+        if unified is not None:
+            with suppress(OSError):  # an older kernel has no such file
+                _write(f"{unified}/{group}/cgroup.kill", "1")
         folder = self.folder("freezer", group)
+        if self.mode is Mode.V2:
+            folder = None
         frozen = folder is not None and len(pids) > 1 and folder.is_dir()
         if frozen and folder is not None:  # so that nobody forks between the reading and the killing
             with suppress(OSError, Unavailable):
@@ -227,21 +235,36 @@ def _not_frozen(group: str, timeout_s: float) -> Unavailable:
     )
 
 
-def _tree(folder: Path) -> Iterator[Path]:
-    """Yield `folder` and the groups below it, parents first."""
-    if not folder.is_dir():
+def _tree(folder: str) -> Iterator[str]:
+    """Yield `folder` and the groups below it, parents first; nothing when it is not there."""
+    try:
+        with os.scandir(folder) as items:
+            below = [item.path for item in items if item.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
         return
     yield folder
-    with suppress(FileNotFoundError), os.scandir(folder) as items:
-        for item in list(items):
-            if item.is_dir(follow_symlinks=False):
-                yield from _tree(Path(item.path))
+    for path in below:
+        yield from _tree(path)
 
 
-def _remove_folder(folder: Path, deadline: float) -> None:
+def _read(file: str) -> str:
+    with open(file) as opened:
+        return opened.read()
+
+
+def _write(file: str, text: str) -> None:
+    """Write to a file that is there: a group's files cannot be made."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _remove_folder(folder: str, deadline: float) -> None:
     while True:
         try:
-            folder.rmdir()
+            Path(folder).rmdir()
         except FileNotFoundError:
             return
         except OSError:  # EBUSY for a moment after the last process has died

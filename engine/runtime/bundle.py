@@ -16,6 +16,7 @@ import os
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,52 +31,52 @@ class Bundle:
     id: str
     run_root: Path
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         return self.run_root / "bundles" / self.id
 
-    @property
+    @cached_property
     def config(self) -> Path:
         return self.folder / "config.json"
 
-    @property
+    @cached_property
     def pid_file(self) -> Path:
         return self.folder / "pid"
 
-    @property
+    @cached_property
     def monitor_pid_file(self) -> Path:
         return self.folder / "conmon.pid"
 
-    @property
+    @cached_property
     def attach_socket(self) -> Path:
         """The monitor's socket by its short name: a socket address holds 107 bytes."""
         return self.sockets / self.id / "attach"
 
-    @property
+    @cached_property
     def control(self) -> Path:
         return self.folder / "ctl"
 
-    @property
+    @cached_property
     def oom_file(self) -> Path:
         return self.folder / "oom"
 
-    @property
+    @cached_property
     def exits(self) -> Path:
         return self.run_root / "exits"
 
-    @property
+    @cached_property
     def exit_file(self) -> Path:
         return self.exits / self.id
 
-    @property
+    @cached_property
     def sockets(self) -> Path:
         return self.run_root / "sockets"
 
-    @property
+    @cached_property
     def userns(self) -> Path:
         return self.run_root / "ns" / self.id / "user"
 
-    @property
+    @cached_property
     def netns(self) -> Path:
         return self.run_root / "ns" / self.id / "net"
 

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class ExecFolder:
 class _ExecBundle(Bundle):
     place: Path = Path()
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         return self.place
 

@@ -7,6 +7,7 @@ by the first id of its range. Nobody else on the host gets in, not even knowing 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,13 +48,16 @@ class Roots:
         mount that is still there, against all expectation, must not be emptied.
         """
         folder = self.folder(name)
-        unmount_below(self._mounts, folder)
         with suppress(FileNotFoundError):
-            for item in list(folder.iterdir()):
-                if item.is_dir() and not item.is_symlink():
-                    item.rmdir()
-                else:
-                    item.unlink()
+            for path in list(folder.iterdir()):
+                self._mounts.unmount(str(path))
+                try:
+                    _remove(path)
+                except OSError as error:
+                    if error.errno != errno.EBUSY:
+                        raise
+                    unmount_below(self._mounts, folder)  # several mounts on one place, or one inside
+                    _remove(path)
             folder.rmdir()
 
     @contextmanager
@@ -67,3 +71,10 @@ class Roots:
 
     def names(self) -> list[str]:
         return sorted(os.listdir(self._base)) if self._base.is_dir() else []
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    else:
+        path.unlink()

@@ -6,12 +6,14 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from engine.containers.exec import OUTPUT_LIMIT_BYTES, ExecSpec
 from engine.containers.model import Container, ContainerSpec
 from engine.errors import BadSpec, Cancelled, CommandFailed, ExecNotFound, Unavailable, WrongState
+from engine.linux.process import wait_until
 from engine.progress import CancelToken
 from engine.runtime.log_reader import Gap, LogQuery, Piece
 from engine.runtime.streams import AttachPump
@@ -205,6 +207,7 @@ def test_only_the_standard_descriptors_are_open(node: Node, sleeper: Container) 
     record = node.containers.execs.create(sleeper.id, ExecSpec(["sleep", "77"]))
     with node.containers.execs.session(record.id) as session:
         for pid in (sleeper.pid, session.pid):
+            assert wait_until(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep"), 5)  # noqa: B023
             assert sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2"]
         session.kill()
         assert list(session.output()) == []
