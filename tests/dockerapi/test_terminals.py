@@ -26,7 +26,7 @@ def terminal(
 
 def wait_until_size(shell: Terminal, size: str) -> None:
     """Ask for the size until it is `size`: it comes by a call of its own, right after the start or the signal."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while True:
         shell.type("stty size; echo do''ne\n")
         if size in shell.wait_for("done"):

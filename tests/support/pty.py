@@ -41,7 +41,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())
 
-    def wait_for(self, text: str, timeout_s: float = 10) -> str:
+    def wait_for(self, text: str, timeout_s: float = 25) -> str:
         """Read until `text` has been shown; return all shown since the last call."""
         deadline = time.monotonic() + timeout_s
         while text not in self.shown:
@@ -49,7 +49,7 @@ class Terminal:
         seen, self.shown = self.shown, ""
         return seen
 
-    def wait(self, timeout_s: float = 10) -> int:
+    def wait(self, timeout_s: float = 25) -> int:
         """Read to the end and return the exit status."""
         deadline = time.monotonic() + timeout_s
         while self._read(deadline):

@@ -63,7 +63,7 @@ POINTS = [
     ("before everything is synced", "engine.content.store:ContentStore.sync", 0),
     ("before the layers are synced", "engine.snapshots.overlay:OverlaySnapshotter.sync", 0),
     ("before the image's row", "engine.images.store:ImageStore._insert", 0),
-    ("before the row is committed", "engine.images.store:ImageStore._tell", 0),
+    ("before the row is committed", "engine.images.names:Names.tell", 0),
 ]
 
 
