@@ -20,7 +20,9 @@ _SHA256 = re.compile(r"sha256:[0-9a-f]{64}\Z")
 def parse_digest(text: str) -> Digest:
     """Return `text` as a checked digest (`sha256:` and 64 lower-case hex digits), else raise `BadDigest`."""
     if not isinstance(text, str) or not _SHA256.match(text):
-        raise BadDigest(f"not a sha256 digest: {str(text)[:100]!r}", hint="a digest is sha256: and 64 hex digits")
+        raise BadDigest(
+            f"not a sha256 digest: {str(text)[:100]!r}", hint="a digest is sha256: and 64 hex digits"
+        )
     return Digest(text)
 
 

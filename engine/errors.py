@@ -113,7 +113,14 @@ class DockerfileError(InvalidInput):
     code = "dockerfile_error"
 
     def __init__(
-        self, message: str, *, line: int = 0, column: int = 0, file: str = "Dockerfile", hint: str = "", **context: Any
+        self,
+        message: str,
+        *,
+        line: int = 0,
+        column: int = 0,
+        file: str = "Dockerfile",
+        hint: str = "",
+        **context: Any,
     ) -> None:
         super().__init__(message, hint=hint, line=line, column=column, file=file, **context)
         self.line = line
@@ -149,7 +156,9 @@ class CommandFailed(EngineError):
 
     code = "command_failed"
 
-    def __init__(self, message: str, *, argv: Sequence[str] = (), status: int = 0, stderr: str = "", hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, argv: Sequence[str] = (), status: int = 0, stderr: str = "", hint: str = ""
+    ) -> None:
         super().__init__(message, hint=hint, argv=list(argv), status=status, stderr=stderr)
         self.argv = list(argv)
         self.status = status

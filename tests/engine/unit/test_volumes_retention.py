@@ -15,7 +15,11 @@ NOW = datetime(2026, 3, 15, 3, 0, tzinfo=UTC)
 
 
 def daily(days: int, per_day: int = 1) -> list[StoredBackup]:
-    times = [NOW - timedelta(days=day, hours=24 // per_day * turn) for day in range(days) for turn in range(per_day)]
+    times = [
+        NOW - timedelta(days=day, hours=24 // per_day * turn)
+        for day in range(days)
+        for turn in range(per_day)
+    ]
     return [StoredBackup(f"b{when:%Y%m%d%H}", when.timestamp()) for when in times]
 
 
