@@ -13,7 +13,7 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import BinaryIO
 from engine.containers.launch import Launcher
 from engine.containers.model import Container
 from engine.containers.parts import Parts
-from engine.errors import BadSpec, Denied, NotFound, Unavailable, WrongState
+from engine.errors import BadSpec, Denied, EngineError, NotFound, Unavailable, WrongState
 from engine.layers.apply import NO_REPLACE_POLICY, UPLOAD_POLICY, Policy, extract, extract_entries
 from engine.layers.compression import UnpackedReader, open_any
 from engine.layers.diff import READ_CHUNK, Change, changes, pack_tree
@@ -35,7 +35,7 @@ from engine.linux.idshift import NO_SHIFT, IdShift, to_container
 from engine.linux.mount import unmount_below
 from engine.linux.userns import RANGE_SIZE, make_userns, open_idmap
 from engine.runtime import stubs
-from engine.runtime.users import resolve_user
+from engine.runtime.users import resolve_user, user_names
 
 _KERNEL = ("proc", "sys", "dev")
 LIST_LIMIT = 10_000
@@ -174,6 +174,12 @@ class Archive:
             change for change in left
             if not (change.kind == "C" and change.path in emptied and not _has_below(left, change.path))
         ]  # fmt: skip
+
+    def user_names(self, container: Container) -> dict[int, str]:
+        """Return the names of a running container's users by their numbers inside; empty when it cannot be read."""
+        with suppress(EngineError, OSError), self._running(container) as view:
+            return user_names(view.root_fd)
+        return {}
 
     def stubs(self, container: Container) -> set[str]:
         """Return the mount points in a container's own layer that only the runtime put there."""

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from engine.containers.model import Container, from_json, to_json
 from engine.containers.parts import Parts
@@ -53,7 +54,10 @@ SCHEMA = Schema(
 
 @dataclass(frozen=True)
 class ExecSpec:
-    """What to run. `env` comes on top of the container's; `user` and `workdir` empty: the container's own."""
+    """What to run. `env` comes on top of the container's; `user` and `workdir` empty: the container's own.
+
+    `quiet` ones, the engine's own health checks, write no events.
+    """
 
     command: list[str]
     env: dict[str, str] = field(default_factory=dict)
@@ -65,6 +69,7 @@ class ExecSpec:
     detach_keys: str = "ctrl-p,ctrl-q"
     rows: int = 0
     columns: int = 0
+    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,8 +125,8 @@ class Execs:
             )
             connection.execute("INSERT INTO execs VALUES (?, ?, ?, ?, ?)", values)
             self._forget_old(connection)
-        self._parts.store.announce(
-            container, f"exec_create: {' '.join(spec.command)}"[:200], execID=record.id
+        self._announce(
+            record.spec, container, f"exec_create: {' '.join(spec.command)}"[:200], execID=record.id
         )
         return record
 
@@ -145,8 +150,8 @@ class Execs:
             self._finish(record, code, str(error))
             raise
         self._save(dataclasses.replace(record, pid=session.pid))
-        self._parts.store.announce(
-            container, f"exec_start: {' '.join(record.spec.command)}"[:200], execID=exec_id
+        self._announce(
+            record.spec, container, f"exec_start: {' '.join(record.spec.command)}"[:200], execID=exec_id
         )
         with self._guard:
             self._sessions[exec_id] = session
@@ -301,7 +306,7 @@ class Execs:
         self._files(record).remove()
         container = self._parts.store.find(record.container_id)
         if container is not None:
-            self._parts.store.announce(container, "exec_die", execID=record.id, exitCode=str(code))
+            self._announce(record.spec, container, "exec_die", execID=record.id, exitCode=str(code))
         return ended
 
     def _process(self, container: Container, spec: ExecSpec, size: tuple[int, int] | None) -> ProcessSpec:
@@ -326,6 +331,10 @@ class Execs:
             no_new_privileges=parse_security(wanted.security_opt).no_new_privileges, ulimits=wanted.resources.ulimits,
             oom_score_adj=wanted.resources.oom_score_adj or None,
         )  # fmt: skip
+
+    def _announce(self, spec: ExecSpec, container: Container, action: str, **attributes: Any) -> None:
+        if not spec.quiet:
+            self._parts.store.announce(container, action, **attributes)
 
     def _files(self, record: ExecRecord) -> ExecFolder:
         return ExecFolder(self._parts.bundle(record.container_id), record.id)

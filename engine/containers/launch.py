@@ -13,6 +13,7 @@ import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import cache
 from pathlib import Path
 
 from engine.containers.model import Container, Endpoint, EndpointSpec, Health, PortBinding, PortSpec, Status
@@ -285,7 +286,9 @@ def _idle(container: Container) -> list[Endpoint]:
     return [Endpoint(item.network_id, item.network, item.aliases) for item in container.endpoints]
 
 
+@cache
 def boot_id() -> str:
+    """Return the name that the kernel gave to this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 

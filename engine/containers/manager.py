@@ -167,7 +167,10 @@ class ContainerManager:
     def top(self, ref: str, ps_args: str = "-ef") -> Processes:
         """Return the processes of a running container as `ps` shows them."""
         container = self._alive(ref)
-        found = list_processes(self.parts.cgroups.processes(self.parts.group_of(container.id)), ps_args)
+        pids = self.parts.cgroups.processes(self.parts.group_of(container.id))
+        found = list_processes(
+            pids, ps_args, id_start=container.subuid, names=self.archive.user_names(container)
+        )
         self.store.announce(container, "top")
         return found
 

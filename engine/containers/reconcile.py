@@ -44,12 +44,29 @@ class Reconciler:
     def run(self) -> list[str]:
         """Bring everything into agreement; return what had to be done, in words."""
         done = self._after_boot()
+        monitors = self._parts.cgroups.processes(f"{self._parts.group}/monitors")
         for container in self._parts.store.list():
+            if not self._is_odd(container, monitors):
+                continue
             with suppress(Unavailable), self._free(container.id):
                 current = self._parts.store.find(container.id)
                 if current is not None:
                     done += self._guarded(current)
         return done + self.sweep()
+
+    def _is_odd(self, container: Container, monitors: set[int]) -> bool:
+        """Tell, without its lock and in a tenth of a millisecond, whether a container needs a closer look."""
+        launcher = self._lifecycle.launcher
+        if not container.status.is_alive():
+            return container.status in (Status.CREATING, Status.REMOVING) or launcher.has_leftovers(container)
+        parts, private = self._parts, self._parts.store.private(container.id)
+        if private.boot != boot_id() or private.monitor is None or not private.monitor.alive:
+            return True
+        if private.monitor.pid not in monitors or parts.bundle(container.id).exit_file.exists():
+            return True
+        if (parts.runtime.root / container.id / "exec.fifo").exists():
+            return True
+        return container.status is Status.RUNNING and parts.cgroups.is_frozen(parts.group_of(container.id))
 
     def sweep(self) -> list[str]:
         """Remove what belongs to no container and to no build step; return what was removed."""
@@ -107,11 +124,13 @@ class Reconciler:
     def _after_boot(self) -> list[str]:
         """Once after the machine came up: let those start that shall, also ones that had ended before."""
         boot = boot_id()
+        row = self._parts.db.read().execute("SELECT value FROM meta WHERE key = 'boot'").fetchone()
+        known = None if row is None else row["value"]
+        if known == boot:
+            return []
         with self._parts.db.transaction() as connection:
-            row = connection.execute("SELECT value FROM meta WHERE key = 'boot'").fetchone()
-            known = None if row is None else row["value"]
             connection.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (boot,))
-        if known in (None, boot):
+        if known is None:
             return []
         done = []
         for container in self._parts.store.list([Status.EXITED]):

@@ -104,7 +104,7 @@ class Assembler:
             domainname=spec.domainname,
             read_only=spec.read_only,
             mounts=mounts,
-            shm_size_bytes=spec.shm_size_bytes or DEFAULT_SHM_BYTES,
+            shm_size_bytes=0 if spec.ipc_mode == "none" else spec.shm_size_bytes or DEFAULT_SHM_BYTES,
             shm_source=self._shm(container),
             resources=effective_resources(spec.resources, self._parts.config.default_pids_limit),
             devices=self._devices(container),

@@ -120,7 +120,7 @@ class Supervisor:
         when = health.timing(check)
         began = time.time()
         try:
-            spec = ExecSpec(health.command(check))
+            spec = ExecSpec(health.command(check), quiet=True)
             done = self._execs.run(container_id, spec, timeout_s=when.timeout_s)
             code, output = (
                 done.exit_code,

@@ -106,6 +106,7 @@ class Device:
 class SandboxSpec:
     """What is around the process.
 
+    Without `shm_size_bytes` there is no `/dev/shm`; `shm_source` is a folder of the host that is shown there.
     `namespaces` maps each kind (`user`, `pid`, `ipc`, `uts`, `mount`, `network`, `cgroup`) to the path of one to join or
     to "" for a new one; a kind that is not there is shared with the host. `id_start` is the first host id of the range,
     None without a user namespace. `mounts` are OCI mount objects that come after the engine's own.
@@ -265,6 +266,8 @@ def _own_mounts(sandbox: SandboxSpec) -> list[dict[str, Any]]:
         _cgroupfs(sandbox, [*strict, mode]),
         _mqueue(sandbox, strict),
     ]
+    if not sandbox.shm_size_bytes:
+        return mounts
     if sandbox.shm_source:
         mounts.append(
             _mount("/dev/shm", "bind", sandbox.shm_source, ["rbind", "nosuid", "noexec", "nodev", "rw"])

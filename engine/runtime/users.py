@@ -70,6 +70,14 @@ def resolve_user(
     return UserIds(account.uid, gid, unique, account.home, account.name)
 
 
+def user_names(root_fd: int) -> dict[int, str]:
+    """Return the names of the users inside the root, by number; of two with one number the first."""
+    names: dict[int, str] = {}
+    for account in _accounts(root_fd):
+        names.setdefault(account.uid, account.name)
+    return names
+
+
 def _account(accounts: list[_Account], who: str, max_id: int) -> _Account:
     if who.isascii() and who.isdigit():
         number = _number(who, "user", max_id)

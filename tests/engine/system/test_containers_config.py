@@ -341,6 +341,23 @@ def test_namespaces_can_be_shared(node: Node) -> None:
         node.run("true", pid_mode="everybody")
 
 
+def test_processes_are_shown_with_the_containers_own_users(node: Node) -> None:
+    container = node.run("sh", "-c", "sleep 600 & sleep 600; true", user="alice")
+    time.sleep(0.3)
+    found = node.containers.top(container.id)
+    assert found.titles[:2] == ["UID", "PID"]
+    assert {row[0] for row in found.processes} == {"alice"}
+    assert len(found.processes) == 3
+    for bad in ("-o pid; reboot", "$(id)", "-o user", "--nope"):
+        with pytest.raises(BadSpec):
+            node.containers.top(container.id, bad)
+    node.containers.remove(container.id, force=True)
+
+
+def test_no_shared_memory_with_ipc_none(node: Node) -> None:
+    assert "No such file" in node.output("ls", "/dev/shm", ipc_mode="none", status=1)
+
+
 def test_host_namespaces(node: Node) -> None:
     """Own ids with the host's pid or uts namespace work; what needs the host's ids says so."""
     assert len(node.output("ps", pid_mode="host").splitlines()) > 5
