@@ -37,6 +37,7 @@ export function startLive() {
     onState(state, facts) {
       connection.show(state, facts);
       if (state !== "live") return;
+      document.dispatchEvent(new Event("wf:live"));
       if (!first) refreshAll(); // what happened meanwhile was missed: ask again
       else if (document.querySelector("#ops a")) refreshAll("operation"); // their events are not told twice
       first = false;

@@ -8,7 +8,7 @@ export function rates(sample, before) {
   const rate = (name) => (then && now[name] !== null && then[name] !== null ? Math.max(0, (now[name] - then[name]) / seconds) : null);
   const busy = rate("cpuNs");
   return {
-    cpu: sample.cpu_percent ?? (busy === null ? null : busy / 1e7),
+    cpu: sample.cpu_percent == null ? (busy === null ? null : busy / 1e7) : Math.max(0, sample.cpu_percent), // its counter begins anew with each run
     memory: now.memory,
     received: rate("received"),
     sent: rate("sent"),

@@ -5,6 +5,7 @@ import { onEvent } from "./live.js";
 import { use } from "./dom.js";
 
 const STAY_MS = 5000;
+const LOOK_MS = 1500; // an operation may have ended before its toast was there to hear of it
 const following = new Map(); // operation id → toast element
 
 export function startToasts() {
@@ -15,6 +16,7 @@ export function startToasts() {
   document.addEventListener("htmx:responseError", ({ detail }) => failed(detail.xhr));
   document.addEventListener("htmx:sendError", () => toast({ text: "Not sent", note: "the server does not answer; nothing was changed", tone: "fail" }));
   onEvent(finish);
+  document.addEventListener("wf:live", () => [...following.keys()].forEach(look)); // ends are not told twice
 }
 
 /** Show a toast: tone is "work", "ok", "warn" or "fail". */
@@ -27,6 +29,7 @@ export function toast({ text, note = "", tone = "ok", operation = "", url = "" }
   if (operation && tone === "work") {
     element.dataset.operation = operation;
     following.set(operation, element);
+    setTimeout(look, LOOK_MS, operation);
   } else if (tone !== "fail") leave(element);
   return element;
 }
@@ -70,13 +73,23 @@ async function finish(event) {
   }
 }
 
+async function look(operation) {
+  if (!following.has(operation)) return;
+  const { status } = await asked(operation);
+  if (status) await finish({ type: "operation", subject: operation, action: status });
+}
+
 async function reason(operation) {
+  const { error } = await asked(operation);
+  return [error?.detail, error?.hint].filter(Boolean).join("; ");
+}
+
+async function asked(operation) {
   try {
     const answer = await fetch(`/api/v1/operations/${encodeURIComponent(operation)}/`);
-    const { error } = await answer.json();
-    return [error?.detail, error?.hint].filter(Boolean).join("; ");
+    return answer.ok ? await answer.json() : {};
   } catch {
-    return "";
+    return {};
   }
 }
 
