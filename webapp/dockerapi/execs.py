@@ -6,7 +6,9 @@ one who starts it is judged and written into the book then.
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -52,8 +54,14 @@ class Wish:
         )
 
 
+@functools.lru_cache(maxsize=4)
+def _client(url: str, process: int) -> Any:  # a redis client, shared by the threads of one process
+    del process  # after a fork another one is made
+    return redis.Redis.from_url(url, socket_timeout=10)
+
+
 def _redis() -> Any:
-    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=10)
+    return _client(settings.REDIS_URL, os.getpid())
 
 
 def _key(identity: str) -> str:
@@ -61,14 +69,12 @@ def _key(identity: str) -> str:
 
 
 def remember(identity: str, wish: Wish) -> None:
-    with _redis() as store:
-        store.set(_key(identity), json.dumps(asdict(wish)), ex=KEPT_S)
+    _redis().set(_key(identity), json.dumps(asdict(wish)), ex=KEPT_S)
 
 
 def get(identity: str) -> Wish:
     """Return the wish, else answer as the engine does."""
-    with _redis() as store:
-        text = store.get(_key(identity))
+    text = _redis().get(_key(identity))
     if text is None:
         raise DockerError(f"No such exec instance: {identity}", 404)
     return Wish(**json.loads(text))
@@ -77,9 +83,8 @@ def get(identity: str) -> Wish:
 def take(identity: str) -> Wish:
     """Return the wish, which can be started only once."""
     wish = get(identity)
-    with _redis() as store:
-        if not store.set(f"{_key(identity)}:started", b"1", nx=True, ex=KEPT_S):
-            raise DockerError(f"Error: Exec command {identity} is already running", 409)
+    if not _redis().set(f"{_key(identity)}:started", b"1", nx=True, ex=KEPT_S):
+        raise DockerError(f"Error: Exec command {identity} is already running", 409)
     return wish
 
 
@@ -90,13 +95,11 @@ def status_of(detail: str) -> int:
 
 def note_failure(identity: str, status: int) -> None:
     """Remember the status of an exec that did not start, for who inspects it."""
-    with _redis() as store:
-        store.set(f"{_key(identity)}:failed", status, ex=KEPT_S)
+    _redis().set(f"{_key(identity)}:failed", status, ex=KEPT_S)
 
 
 def failure_of(identity: str) -> int | None:
-    with _redis() as store:
-        found = store.get(f"{_key(identity)}:failed")
+    found = _redis().get(f"{_key(identity)}:failed")
     return None if found is None else int(found)
 
 
