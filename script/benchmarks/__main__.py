@@ -50,11 +50,13 @@ def main(wanted: list[str]) -> int:
                 for contest in measured:
                     print(" | ".join(contest.row(CONTESTANTS)), flush=True)
                 found += measured
+                if (
+                    not wanted
+                ):  # kept as it grows: a run that is cut short has measured something all the same
+                    (ROOT / "docs").mkdir(exist_ok=True)
+                    (ROOT / "docs" / "figures.md").write_text(page(found, others))
             with contextlib.suppress(Exception):
                 engine.network.dismantle()
-        (ROOT / "docs").mkdir(exist_ok=True)
-        if not wanted:
-            (ROOT / "docs" / "figures.md").write_text(page(found, others))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return 0
