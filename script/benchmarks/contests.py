@@ -18,7 +18,6 @@ from script.benchmarks import inputs
 from script.benchmarks.measure import Contest, race
 from script.benchmarks.ours import Rest
 from script.benchmarks.peers import Docker, Podman, run
-from script.benchmarks.peers import run as shell
 
 BASE = "bench-debian:1"
 LINES = 1_000_000
@@ -267,21 +266,6 @@ def registry(ring: Ring) -> list[Contest]:
     return found
 
 
-def idle_memory(ring: Ring) -> list[Contest]:
-    """Memory of all idle processes of the platform together, in MB (the column is not milliseconds)."""
-    output = shell("ps", "-eo", "rss=,args=")
-    ours = [
-        int(line.split()[0])
-        for line in output.splitlines()
-        if any(part in line for part in ("workers.", "webapp.server", "manage.py relay", "redis-server"))
-        and "ps -eo" not in line
-    ]
-    contest = Contest("memory of all idle processes, MB", "400 MB")
-    contest.seconds["rest"] = [sum(ours) / 1024 / 1000]
-    contest.note = f"{len(ours)} processes; resident, shared pages counted in each"
-    return [contest]
-
-
 def lists(ring: Ring) -> list[Contest]:
     contest = race(
         Contest("list images by REST", "100 ms with 2,000"),
@@ -305,7 +289,6 @@ SUBJECTS: dict[str, Any] = {
     "logs": logs,
     "registry": registry,
     "lists": lists,
-    "memory": idle_memory,
 }
 
 __all__ = ["SUBJECTS", "Ring", "make_engine", "prepare"]
