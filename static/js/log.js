@@ -30,7 +30,7 @@ function LogPage(section) {
 
   // a log ends when what wrote it does, and goes on where it was when that starts again
   function watch(path) {
-    let started = 0;
+    let started = -Infinity; // in page time, which is small when the page is fresh
     let open_ = false;
     const begin = () => {
       open_ = true;
@@ -41,7 +41,7 @@ function LogPage(section) {
     };
     const again = () => {
       if (open_) return;
-      started = 0;
+      started = -Infinity;
       begin();
     };
     onStarted(path, () => {
