@@ -19,7 +19,6 @@ from engine.errors import BadSpec, EngineError
 from engine.linux.mount import LinuxMounts
 from engine.linux.userns import temporary_userns
 from engine.runtime import capabilities
-from engine.runtime.spec import MASKED_PATHS
 from engine.runtime.step import StepRunner
 from tests.support.busybox import make_tar
 from tests.support.containers import Node, container_node
@@ -27,6 +26,11 @@ from tests.support.debian import debian_rootfs_tar
 
 pytestmark = pytest.mark.root
 
+# the paths that Docker masks (moby, daemon/pkg/oci/defaults.go), written down here on purpose
+MASKED = (
+    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+    "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+)  # fmt: skip
 # errno of system calls that must not work, by their numbers on x86-64; 38 is ENOSYS, 1 is EPERM
 PROBE = r"""
 import ctypes, json, platform, socket
@@ -232,7 +236,7 @@ def test_masked_paths_are_empty_and_the_kernel_is_not_written(node: Node) -> Non
     """RT-03: every masked path is empty, null or not there; the switches of the kernel cannot be turned."""
     script = "".join(
         f"ls -A {path} >/dev/null 2>&1 && head -c 1 {path} 2>/dev/null | wc -c; ls -A {path}/ 2>/dev/null | wc -l; "
-        for path in MASKED_PATHS
+        for path in MASKED
     )
     assert set(node.output("sh", "-c", script + " true").split()) <= {"0"}
     writes = """for f in /proc/sysrq-trigger /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe /sys/kernel/uevent_helper \
@@ -359,7 +363,8 @@ def test_use_does_not_leak(node: Node) -> None:
     for _ in range(5):
         node.containers.execs.run(container.id, ExecSpec(["head", "-c", "3000000", "/dev/zero"]))
     time.sleep(0.5)
-    assert count() == before
+    # one more or less is a connection that is just being closed; a leak would be one for each of forty attaches
+    assert all(now <= then + 1 for now, then in zip(count(), before, strict=True))
     node.containers.remove(container.id, force=True)
 
 
