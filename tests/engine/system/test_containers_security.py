@@ -192,7 +192,7 @@ def test_users_that_do_not_fit_are_refused(node: Node, user: str) -> None:
 
 def test_digits_are_never_a_name(node: Node) -> None:
     """RT-06: a line `1000:x:0:0` in an image's passwd does not make user 1000 root."""
-    from tests.support import small_tars as tars
+    from tests.support import tarballs as tars
 
     busybox = Path("/bin/busybox").read_bytes()
     files = {"etc/passwd": b"1000:x:0:0::/:/\nroot:x:0:0::/:/\n", "bin/busybox": busybox}
