@@ -47,6 +47,7 @@ class EngineConfig:
         bind_roots = os.environ.get("WHARFINGER_BIND_ROOTS", "")
         values["allowed_bind_roots"] = tuple(part for part in bind_roots.split(":") if part)
         values["node"] = os.environ.get("WHARFINGER_NODE", "local")
+        values["runtime"] = os.environ.get("WHARFINGER_RUNTIME", "")
         if address := os.environ.get("WHARFINGER_PUBLISH_ADDRESS"):
             values["default_publish_address"] = address
         denied = [

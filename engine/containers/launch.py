@@ -57,10 +57,12 @@ class Launcher:
                 container = dataclasses.replace(container, endpoints=endpoints)
                 self.write_files(container)
                 assembled = self._assembler.assemble(container, rootfs, idmap, undo)
-                bundle.make(assembled.config)
+                bundle.make(parts.runtime.prepare(assembled.config))
                 network = self._pool.submit(self._connect, container, bindings)
                 try:
                     launched = self._create(container)
+                    parts.cgroups.complete(parts.group_of(container.id), launched.init.pid)
+                    parts.runtime.learn(assembled.config, container.id)
                     give_streams(launched.init.pid, owner_of(assembled.config["process"], idmap))
                 finally:
                     _settle(network)

@@ -121,6 +121,22 @@ class Cgroups:
                 self._make(root, group)
                 _write(f"{root}/{group}/cgroup.procs", str(pid))
 
+    def complete(self, group: str, pid: int) -> None:
+        """Put a process into `group` of a hybrid's version 2 hierarchy, where a runtime that does not see it has left it outside.
+
+        A service manager keeps account of processes there: outside, ending our services would end the container. Elsewhere
+        there is nothing to do.
+        """
+        if self.mode is not Mode.HYBRID:
+            return
+        root = str(self._found.mounts[UNIFIED])
+        with suppress(ProcessLookupError):
+            try:
+                _write(f"{root}/{group}/cgroup.procs", str(pid))
+            except FileNotFoundError:
+                self._make(root, group)
+                _write(f"{root}/{group}/cgroup.procs", str(pid))
+
     def _make(self, root: str, group: str) -> None:
         folder = root
         for part in group.split("/"):

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from engine.errors import CommandFailed, Unavailable, Unsupported
 from engine.linux.cgroup import Cgroups
-from engine.linux.process import CLEAN_ENV, ProcessId, process_id
+from engine.linux.process import CLEAN_ENV, ProcessId, process_id, wait_child
 from engine.runtime.bundle import Bundle
 from engine.runtime.oci_runtime import OciRuntime
 
@@ -90,9 +90,7 @@ class Monitors:
                 ours.callback(os.close, answer_write)
                 program = self._spawn(launch, answer_write, inherit)
             undo.callback(_end, program)
-            with suppress(subprocess.TimeoutExpired):
-                # conmon forks: this waits for the launcher, not for the monitor
-                program.wait(timeout=self._timeout_s)
+            wait_child(program, self._timeout_s)  # conmon forks: this is the launcher, not the monitor
             monitor = self._settle(launch.bundle)
             answer = AnswerPipe(answer_read).line(self._timeout_s)
             undo.pop_all()
@@ -147,7 +145,7 @@ class Monitors:
             if not launch.stdin_once:
                 argv.append("--leave-stdin-open")
         environment = {**CLEAN_ENV, "_OCI_SYNCPIPE": str(answer)}
-        return subprocess.Popen(
+        return self._runtime.popen(
             argv, env=environment, pass_fds=(answer, *inherit), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, start_new_session=True, cwd=bundle.folder,
         )  # fmt: skip

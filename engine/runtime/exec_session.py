@@ -21,7 +21,7 @@ from typing import Any
 from engine.errors import CommandFailed, Unsupported, WrongState
 from engine.linux.cgroup import Cgroups
 from engine.linux.files import remove_tree
-from engine.linux.process import CLEAN_ENV, process_id
+from engine.linux.process import CLEAN_ENV, process_id, wait_child
 from engine.runtime import streams
 from engine.runtime.bundle import Bundle
 from engine.runtime.conmon import AnswerPipe, readable, start_status
@@ -148,6 +148,7 @@ class ExecStarter:
         self._path = path
         self._runtime = runtime
         self._cgroups = cgroups
+        self._base = group
         self._group = f"{group}/monitors"
 
     def start(
@@ -183,7 +184,7 @@ class ExecStarter:
                         theirs.callback(os.close, descriptor)
                     program = self._spawn(files, (answer_write, start_read, attach_write), tty, stdin)
                 os.write(start, b"0")
-                program.wait(START_TIMEOUT_S)  # the launcher; the monitor goes on
+                wait_child(program, START_TIMEOUT_S)  # the launcher; the monitor goes on
                 AnswerPipe(attach).line(START_TIMEOUT_S)
                 client = streams.connect(files.socket)
                 undo.callback(client.close)
@@ -191,6 +192,7 @@ class ExecStarter:
                 os.write(start, b"0")
             self._settle(files)
             pid = self._started(answer.line(START_TIMEOUT_S))
+            self._cgroups.complete(f"{self._base}/{files.bundle.id}", pid)
             undo.pop_all()
             return ExecSession(files, client, pid, answer)
 
@@ -210,7 +212,7 @@ class ExecStarter:
         argv += ["--stdin"] if stdin else []
         names = ("_OCI_SYNCPIPE", "_OCI_STARTPIPE", "_OCI_ATTACHPIPE")
         environment = {**CLEAN_ENV, **{name: str(pipe) for name, pipe in zip(names, pipes, strict=True)}}
-        return subprocess.Popen(
+        return self._runtime.popen(
             argv, env=environment, pass_fds=pipes, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, start_new_session=True, cwd=files.folder,
         )  # fmt: skip

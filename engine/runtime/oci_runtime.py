@@ -1,7 +1,9 @@
 """The OCI runtime of this host: `crun` where it works, else `runc`, found by a probe whose answer is kept.
 
-crun refuses the hybrid layout of control groups, so there runc is taken. The state folder (`--root`) lies in our own
-run root: another engine's containers are never seen. Source: OCI runtime specification, runtime.md "Operations".
+crun refuses the hybrid layout of control groups; there it, and the monitor that calls it, is started in a mount namespace where
+the hierarchy of version 2 is not mounted. It needs a third of runc's time. A container is only ever touched by the runtime that
+made it: while one of the other's is there, no change is made. The state folder (`--root`) lies in our own run root: another
+engine's containers are never seen. Source: OCI runtime specification, runtime.md "Operations".
 """
 
 from __future__ import annotations
@@ -10,8 +12,10 @@ import json
 import os
 import select
 import shutil
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,23 +23,47 @@ from typing import Any
 
 from engine.config import EngineConfig
 from engine.errors import CommandFailed, Unavailable, Unsupported
-from engine.linux.cgroup import Mode, detect
+from engine.linux.cgroup import UNIFIED, Hierarchies, Mode, detect
+from engine.linux.mountns import MountNamespace, share
 from engine.linux.process import ProcessId, run
+from engine.runtime.filters import Filters
 
 _START_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
 class OciRuntime:
-    """A runtime program: `name` is `crun` or `runc`, `root` its state folder."""
+    """A runtime program: `name` is `crun` or `runc`, `root` its state folder.
+
+    `namespace` is where it works if not everywhere, `filters` are the seccomp programs that need not be made again.
+    """
 
     name: str
     path: str
     version: str
     root: Path
+    namespace: MountNamespace | None = None
+    filters: Filters | None = None
 
     def argv(self, *arguments: str) -> list[str]:
         return [self.path, "--root", str(self.root), *arguments]
+
+    def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:  # options of Popen
+        """Start the runtime, or a program that will call it, where the runtime works."""
+        start: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+        return (
+            start(argv, **options) if self.namespace is None else self.namespace.call(start, argv, **options)
+        )
+
+    def prepare(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return an OCI configuration with what is known of it already, so that the runtime need not work it out."""
+        return config if self.filters is None else self.filters.prepare(config)
+
+    def learn(self, config: dict[str, Any], container_id: str) -> None:
+        """Keep what the runtime has worked out for a configuration of which it has just made a container."""
+        state = self.root / container_id
+        if self.filters is not None and (state / "status").exists():  # written when all else is
+            self.filters.learn(config, state / "seccomp.bpf")
 
     def start(self, container_id: str, init: ProcessId) -> None:
         """Let a created container run.
@@ -46,7 +74,7 @@ class OciRuntime:
         """
         fifo = self.root / container_id / "exec.fifo"
         if not fifo.exists():
-            run(self.argv("start", container_id), timeout_s=_START_TIMEOUT_S)
+            self._run("start", container_id, timeout_s=_START_TIMEOUT_S)
             return
         side = os.O_WRONLY if self.name == "crun" else os.O_RDONLY
         try:
@@ -68,11 +96,11 @@ class OciRuntime:
 
     def update(self, container_id: str, resources: dict[str, Any]) -> None:
         """Change the limits of a living container."""
-        run(self.argv("update", "--resources", "-", container_id), stdin=json.dumps(resources).encode())
+        self._run("update", "--resources", "-", container_id, stdin=json.dumps(resources).encode())
 
     def state(self, container_id: str) -> dict[str, Any] | None:
         """Return what the runtime says of a container, None when it knows none of that id."""
-        done = run(self.argv("state", container_id), check=False)
+        done = self._run("state", container_id, check=False)
         if done.returncode != 0:
             return None
         found: dict[str, Any] = json.loads(done.stdout)
@@ -88,13 +116,19 @@ class OciRuntime:
     def delete(self, container_id: str) -> None:
         """Have the runtime kill and forget a container by force. Idempotent."""
         with suppress(CommandFailed):
-            run(self.argv("delete", "--force", container_id))
+            self._run("delete", "--force", container_id)
 
     def ids(self) -> list[str]:
         """Return the containers that have a state folder."""
         with suppress(FileNotFoundError):
             return sorted(os.listdir(self.root))
         return []
+
+    def _run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:  # options of `run`
+        argv = self.argv(*arguments)
+        if self.namespace is None:
+            return run(argv, **options)
+        return self.namespace.call(run, argv, **options)
 
     def _await_go(self, descriptor: int, container_id: str, init: ProcessId) -> None:
         """Read the byte that the waiting process writes once we have opened the other end."""
@@ -119,27 +153,49 @@ def _died(container_id: str) -> CommandFailed:
 
 def probe(config: EngineConfig, candidates: Sequence[str] = ("crun", "runc")) -> OciRuntime:
     """Find the runtime to use; raises `Unsupported` with the reason for each candidate that does not do."""
+    root = config.run_root / "runtime"
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
     reasons: list[str] = []
-    for name in [config.runtime] if config.runtime else candidates:
+    for name in (
+        [config.runtime] if config.runtime else sorted(candidates, key=lambda name: name not in _makers(root))
+    ):
         path = shutil.which(name)
         if path is None:
             reasons.append(f"{name} is not installed")
-        elif reason := _unfit(path):
-            reasons.append(reason)
-        else:
-            kind = "crun" if "crun" in os.path.basename(path) else "runc"
-            root = config.run_root / "runtime"
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            return OciRuntime(kind, path, _version(path, config), root)
+            continue
+        kind = "crun" if "crun" in os.path.basename(path) else "runc"
+        try:
+            namespace = _namespace(config, detect()) if kind == "crun" else None
+        except OSError as error:
+            reasons.append(
+                f"crun does not work with control groups of versions 1 and 2 mounted together ({error})"
+            )
+            continue
+        version = _version(path, config)
+        filters = Filters(config.run_root / "filters", f"{path} {version}") if kind == "crun" else None
+        return OciRuntime(kind, path, version, root, namespace, filters)
     raise Unsupported(
         f"no OCI runtime works here: {'; '.join(reasons)}", hint="install the package runc or crun"
     )
 
 
-def _unfit(path: str) -> str:
-    if "crun" in os.path.basename(path) and detect().mode is Mode.HYBRID:
-        return "crun does not work with control groups of versions 1 and 2 mounted together"
-    return ""
+def _makers(root: Path) -> set[str]:
+    """Return the runtimes that made the containers which are there, known by the file in which they keep their state."""
+    files = {"state.json": "runc", "status": "crun"}
+    return {files[path.name] for path in root.glob("*/*") if path.name in files}
+
+
+def _namespace(config: EngineConfig, found: Hierarchies) -> MountNamespace | None:
+    """Return where crun works; raises `OSError` where that cannot be made."""
+    if found.mode is not Mode.HYBRID:
+        return None
+    share(config.run_root)
+    namespace = MountNamespace(without=[str(found.mounts[UNIFIED])])
+    try:
+        namespace.call(os.getpid)  # a kernel that refuses does so now
+    except BrokenExecutor as error:
+        raise OSError("a mount namespace cannot be made") from error
+    return namespace
 
 
 def _version(path: str, config: EngineConfig) -> str:

@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,10 @@ class StepRunner:
             with open(
                 os.open(bundle / "config.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w"
             ) as file:
-                file.write(json.dumps(config))
+                file.write(json.dumps(self._runtime.prepare(config)))
             undo.callback(self._clear, name)
-            return self._supervise(name, bundle, owner_of(config["process"], idmap), on_output, cancel)
+            learn = partial(self._runtime.learn, config, name)
+            return self._supervise(name, bundle, owner_of(config["process"], idmap), on_output, cancel, learn)
 
     def sweep(self) -> list[str]:
         """End the steps whose caller is gone and remove what is left of them; return their names."""
@@ -177,7 +179,13 @@ class StepRunner:
         return build_config(process, sandbox)
 
     def _supervise(
-        self, name: str, bundle: Path, owner: Owner, on_output: Output, cancel: CancelToken
+        self,
+        name: str,
+        bundle: Path,
+        owner: Owner,
+        on_output: Output,
+        cancel: CancelToken,
+        on_life: Callable[[], None],
     ) -> int:
         log = bundle / "runtime.log"
         argv = self._runtime.argv(
@@ -187,12 +195,12 @@ class StepRunner:
             with ExitStack() as theirs:
                 out, out_write = _pipe(owner, ours, theirs)
                 err, err_write = _pipe(owner, ours, theirs)
-                program = subprocess.Popen(
+                program = self._runtime.popen(
                     argv, stdin=subprocess.DEVNULL, stdout=out_write, stderr=err_write, env=CLEAN_ENV,
                     start_new_session=True,
                 )  # fmt: skip
             try:
-                self._pump(program, {out: "stdout", err: "stderr"}, on_output, cancel)
+                self._pump(program, {out: "stdout", err: "stderr"}, on_output, cancel, on_life)
                 status = program.wait()
             finally:
                 if program.poll() is None:
@@ -207,13 +215,21 @@ class StepRunner:
         pipes: Mapping[int, str],
         on_output: Output,
         cancel: CancelToken,
+        on_life: Callable[[], None],
     ) -> None:
-        """Hand on the output until both streams end, or the runtime has ended and nothing more is waiting."""
+        """Hand on the output until both streams end, or the runtime has ended and nothing more is waiting.
+
+        `on_life` is called once, at the first sign that the program runs.
+        """
+        alive = False
         with selectors.DefaultSelector() as selector:
             for pipe, stream in pipes.items():
                 selector.register(pipe, selectors.EVENT_READ, stream)
             while selector.get_map():
                 ready = selector.select(0.2)
+                if ready and not alive:
+                    alive = True
+                    on_life()
                 for key, _ in ready:
                     if data := os.read(key.fd, _CHUNK):
                         on_output(key.data, data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -189,7 +190,8 @@ def build_node(*, with_base: bool = True, disk: Path | None = None, **options: A
     """Make a node below /var/tmp (or `disk`), with a busybox image `busybox:test`, and remove every trace of it afterwards."""
     base = Path(tempfile.mkdtemp(prefix="wf-build-", dir=disk or "/var/tmp"))
     instance = secrets.token_hex(4)
-    config = EngineConfig(base / "data", Path("/run") / f"wharfinger-{instance}", instance)
+    runtime = os.environ.get("WHARFINGER_RUNTIME", "")
+    config = EngineConfig(base / "data", Path("/run") / f"wharfinger-{instance}", instance, runtime=runtime)
     cgroups = Cgroups()
     node = None
     try:

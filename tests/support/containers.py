@@ -33,6 +33,7 @@ from engine.network.manager import NetworkManager
 from engine.network.store import SCHEMA as NETWORK_SCHEMA
 from engine.reference import parse_reference
 from engine.runtime.log_reader import Entry, LogQuery
+from engine.runtime.oci_runtime import probe
 from engine.snapshots.overlay import SCHEMA as SNAPSHOTS_SCHEMA
 from engine.snapshots.overlay import OverlaySnapshotter
 from engine.volumes.manager import VolumeManager
@@ -131,10 +132,16 @@ def container_node(**changes: Any) -> Iterator[Node]:
     base = Path(tempfile.mkdtemp(prefix="wf-test-", dir="/var/tmp"))
     instance = secrets.token_hex(4)
     pool = f"10.{200 + int(instance[:2], 16) % 50}.0.0/16"  # only inside the test's own network namespace
-    values: dict[str, Any] = {"subnet_pool": pool, "allowed_bind_roots": (str(base / "binds"),), **changes}
+    values: dict[str, Any] = {
+        "subnet_pool": pool,
+        "allowed_bind_roots": (str(base / "binds"),),
+        "runtime": os.environ.get("WHARFINGER_RUNTIME", ""),
+        **changes,
+    }
     config = EngineConfig(base / "data", Path("/run") / f"wharfinger-{instance}", instance, **values)
     config.make_folders()
     (base / "binds").mkdir()
+    probe(config)  # shares the run root, which must be empty for it
     try:
         with machine(config.run_root / "machine"):
             yield from _node(config)

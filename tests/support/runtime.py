@@ -35,7 +35,8 @@ def engine_home() -> Iterator[Home]:
     """Make a home below /var/tmp (overlayfs needs a real file system) and remove every trace of it afterwards."""
     base = Path(tempfile.mkdtemp(prefix="wf-test-", dir="/var/tmp"))
     instance = secrets.token_hex(4)
-    config = EngineConfig(base / "data", Path("/run") / f"wharfinger-{instance}", instance)
+    runtime = os.environ.get("WHARFINGER_RUNTIME", "")
+    config = EngineConfig(base / "data", Path("/run") / f"wharfinger-{instance}", instance, runtime=runtime)
     cgroups = Cgroups()
     try:
         config.make_folders()

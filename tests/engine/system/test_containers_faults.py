@@ -250,9 +250,13 @@ def reboot(node: Node) -> None:
     parts.cgroups.kill(parts.group)
     until(lambda: not parts.cgroups.processes(parts.group))
     parts.cgroups.remove(parts.group)
-    keep = node.config.run_root / "machine"
+    machine = node.config.run_root / "machine"
+    kept = (
+        str(node.config.run_root),
+        str(machine),
+    )  # what belongs to the test's machine, not to what runs on it
     for entry in reversed(LinuxMounts().entries()):
-        if entry.target.startswith(str(node.config.run_root)) and entry.target != str(keep):
+        if entry.target.startswith(str(node.config.run_root)) and entry.target not in kept:
             LinuxMounts().unmount(entry.target, detach=True)
     for name in os.listdir(node.config.run_root):
         if name != "machine":
