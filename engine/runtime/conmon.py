@@ -32,6 +32,7 @@ from engine.runtime.oci_runtime import OciRuntime
 
 CREATE_TIMEOUT_S = 60.0
 _MESSAGE_LIMIT = 64 * 1024
+_SAID_BY_LIBC = re.compile("No such file or directory|Permission denied|Is a directory|Exec format error")
 
 
 @dataclass(frozen=True)
@@ -240,10 +241,18 @@ def start_status(message: str) -> int:
 
 
 def readable(message: str) -> str:
-    """Take the sentence out of a runtime's log lines (`time=... level=error msg="..."` or JSON)."""
+    """Take the sentence out of a runtime's log lines (`time=... level=error msg="..."` or JSON), in the words of runc.
+
+    The docker command tells by these words, in lower case, whether a program was missing (127) or not executable (126).
+    """
     found = re.findall(r'level=(?:error|fatal) msg=("(?:[^"\\]|\\.)*"|\S+)', message)
     if found:
         text = found[-1]
         with suppress(ValueError):
             return str(json.loads(text)) if text.startswith('"') else text
-    return message.strip()[-2000:]
+    text = re.sub(
+        r"executable file `(.*?)` not found in \$PATH.*",
+        r'exec: "\1": executable file not found in $PATH',
+        message.strip()[-2000:],
+    )
+    return _SAID_BY_LIBC.sub(lambda words: words[0].lower(), text)

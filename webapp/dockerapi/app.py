@@ -88,13 +88,15 @@ async def _serve(call: Call) -> None:
     if route is None:
         raise DockerError("method not allowed" if known else "page not found", 405 if known else 404)
     if route.permission is not Permission.PUBLIC:
-        call.actor = await in_thread(_identify, call)
-        await in_thread(_judge, call, route.permission)
+        call.actor = await in_thread(_admit, call, route.permission)
     await route.handler(call)
 
 
-def _identify(call: Call) -> Actor:
-    return _identify_scope(call.scope, call.headers)
+def _admit(call: Call, needed: Permission) -> Actor:
+    """Return who calls, when they may; else raise."""
+    actor = _identify_scope(call.scope, call.headers)
+    _judge(actor, call, needed)
+    return actor
 
 
 def _identify_scope(scope: dict[str, Any], headers: dict[str, str]) -> Actor:
@@ -116,16 +118,16 @@ def _identify_scope(scope: dict[str, Any], headers: dict[str, str]) -> Actor:
     )
 
 
-def _judge(call: Call, needed: Permission) -> None:
-    if call.actor.can(needed):
+def _judge(actor: Actor, call: Call, needed: Permission) -> None:
+    if actor.can(needed):
         return
     audit.refuse(
-        call.actor,
+        actor,
         "docker.request",
         f"needs the permission {needed.value}",
         target=f"{call.method} {call.path}"[:300],
     )
-    raise Denied(f"{call.actor.name} lacks the permission {needed.value!r}", needs=needed.value)
+    raise Denied(f"{actor.name} lacks the permission {needed.value!r}", needs=needed.value)
 
 
 def _as_docker(error: Exception) -> DockerError:

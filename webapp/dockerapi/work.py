@@ -46,8 +46,13 @@ async def finished(operation: Operation) -> Operation:
 
 async def container(actor: Actor, ref: str) -> Container:
     """Return the container that a path names, else answer as the engine does."""
+    return await in_thread(container_of, ref)
+
+
+def container_of(ref: str) -> Container:
+    """As `container`, for code that runs in a thread."""
     try:
-        return await in_thread(container_get, ref)
+        return container_get(ref)
     except Missing:
         raise DockerError(f"No such container: {ref}", 404) from None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import redis
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 500
 BLOCK_MS = 1000
+GATHER_S = 0.008  # what nobody waits for may be followed by more, which then is one transaction with it
 TICK_S = 2.0
 CONFIRM_EVERY_S = 300.0
 PAUSE_S = 0.5
@@ -77,6 +79,16 @@ class Relay:
         if not nodes:
             time.sleep(block_ms / 1000)
             return
+        told: dict[str, list[NodeEvent]] = {}
+        if self._hear(nodes, told, block_ms) and not any(map(_is_awaited, chain(*told.values()))):
+            time.sleep(GATHER_S)
+            self._hear(nodes, told, None)
+        for node, events in told.items():
+            self._apply(node, events)
+        self._progress.flush()
+
+    def _hear(self, nodes: list[str], told: dict[str, list[NodeEvent]], block_ms: int | None) -> bool:
+        """Add what the nodes have said since to `told`; return whether that was anything. Progress is passed on at once."""
         wanted: dict[Any, Any] = {names.events_key(node): self._position(node) for node in nodes}
         wanted |= self._progress.keys()
         answer: Any = self._connection().xread(wanted, count=BATCH, block=block_ms)
@@ -85,8 +97,8 @@ class Relay:
             if kind == "op":
                 self._progress.take(name, entries)
             else:
-                self._take(name, entries)
-        self._progress.flush()
+                told.setdefault(name, []).extend(self._take(name, entries))
+        return bool(told)
 
     def _position(self, node: str) -> str:
         if node not in self._positions:
@@ -94,7 +106,7 @@ class Relay:
             self._positions[node] = f"{seq}-0"
         return self._positions[node]
 
-    def _take(self, node: str, entries: list[Any]) -> None:
+    def _take(self, node: str, entries: list[Any]) -> list[NodeEvent]:
         events = []
         for entry_id, fields in entries:
             try:
@@ -102,7 +114,7 @@ class Relay:
             except ContractError as error:
                 logger.warning("an event of node %s is not its own and was dropped: %s", node, error)
             self._positions[node] = _text(entry_id)
-        self._apply(node, events)
+        return events
 
     def _apply(self, node: str, events: list[NodeEvent]) -> None:
         try:
@@ -201,6 +213,11 @@ class Relay:
                     )
                 ]
             )
+
+
+def _is_awaited(event: NodeEvent) -> bool:
+    """Tell whether somebody may wait for this: the end of an operation or of a container."""
+    return event.action in FINAL if event.type == OPERATION else event.action == "die"
 
 
 def _text(value: Any) -> str:

@@ -136,7 +136,12 @@ def terminal(call: Call) -> tuple[int, int]:
 
 async def exec_create(call: Call) -> None:
     body = await call.json()
-    container = await work.container(call.actor, call.parameters["ref"])
+    await call.answer({"Id": await in_thread(_exec_remembered, call, body)}, 201)
+
+
+def _exec_remembered(call: Call, body: dict[str, Any]) -> str:
+    """Judge a wish and keep it until it is started; return its id."""
+    container = work.container_of(call.parameters["ref"])
     command = body.get("Cmd") or []
     if not command or not isinstance(command, list) or not all(isinstance(word, str) for word in command):
         raise BadParameter("No exec command specified")
@@ -145,25 +150,16 @@ async def exec_create(call: Call) -> None:
     if container.status != "running":
         raise DockerError(f"container {container.id} is not running", 409)
     wish = execs.Wish.of(body, container.id)
-    await in_thread(policy.judge_exec, call.actor, container, privileged=wish.privileged)
+    policy.judge_exec(call.actor, container, privileged=wish.privileged)
     identity = new_container_id()
-    await in_thread(execs.remember, identity, wish)
-    await call.answer({"Id": identity}, 201)
+    execs.remember(identity, wish)
+    return identity
 
 
 async def exec_start(call: Call) -> None:
     body = await call.json()
     identity = call.parameters["id"]
-    wish = await in_thread(execs.take, identity)
-    container = await work.container(call.actor, wish.container)
-    audited = {
-        "command": wish.command,
-        "user": wish.user,
-        "tty": wish.tty,
-        "privileged": wish.privileged,
-        "exec_id": identity,
-    }
-    rights = await in_thread(allowed_inside, call.actor, container, "container.exec", body=audited)
+    wish, container, rights = await in_thread(_exec_taken, call.actor, identity)
     size = body.get("ConsoleSize") or wish.console_size or [0, 0]
     parameters = {
         "container": container.id,
@@ -189,6 +185,20 @@ async def exec_start(call: Call) -> None:
             await carry(call, stream, tty=wish.tty, stdin=wish.stdin)
         return
     await _exec_upgraded(call.hijack(tty=wish.tty), container, identity, wish, parameters)
+
+
+def _exec_taken(actor: Actor, identity: str) -> tuple[execs.Wish, Container, list[str]]:
+    """Take a wish to start it: judge it again, in the name of who starts it, and write that into the book."""
+    wish = execs.take(identity)
+    container = work.container_of(wish.container)
+    audited = {
+        "command": wish.command,
+        "user": wish.user,
+        "tty": wish.tty,
+        "privileged": wish.privileged,
+        "exec_id": identity,
+    }
+    return wish, container, allowed_inside(actor, container, "container.exec", body=audited)
 
 
 async def _exec_upgraded(
@@ -236,18 +246,21 @@ async def exec_resize(call: Call) -> None:
 
 
 async def exec_inspect(call: Call) -> None:
-    identity = call.parameters["id"]
-    wish = await in_thread(execs.get, identity)
-    container = await work.container(call.actor, wish.container)
+    await call.answer(await in_thread(_exec_inspected, call.parameters["id"]))
+
+
+def _exec_inspected(identity: str) -> dict[str, Any]:
+    wish = execs.get(identity)
+    container = work.container_of(wish.container)
     try:
-        state = await in_thread(services.ask, container, "exec_inspect", exec_id=identity)
+        state = services.ask(container, "exec_inspect", exec_id=identity)
     except AppError as error:
         if error.status != 404:
             raise
         state = {"running": False, "exit_code": None, "pid": 0}
     if state["exit_code"] is None and not state["running"]:
-        state = {**state, "exit_code": await in_thread(execs.failure_of, identity)}
-    await call.answer(execs.document(identity, wish, state))
+        state = {**state, "exit_code": execs.failure_of(identity)}
+    return execs.document(identity, wish, state)
 
 
 # --- files ------------------------------------------------------------------------------------------------------
