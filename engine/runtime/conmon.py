@@ -255,4 +255,6 @@ def readable(message: str) -> str:
         r'exec: "\1": executable file not found in $PATH',
         message.strip()[-2000:],
     )
+    # crun's answer for a folder
+    text = text.replace("open executable: Operation not permitted", "open executable: permission denied")
     return _SAID_BY_LIBC.sub(lambda words: words[0].lower(), text)

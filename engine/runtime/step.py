@@ -32,6 +32,7 @@ from engine.linux.userns import IdMap
 from engine.progress import CancelToken
 from engine.runtime import capabilities as caps
 from engine.runtime import stubs
+from engine.runtime.conmon import readable
 from engine.runtime.oci_runtime import OciRuntime
 from engine.runtime.paths import check_root, checked_cwd
 from engine.runtime.roots import Roots
@@ -277,7 +278,7 @@ def _file_mounts(step: Step, bundle: Path, idmap: IdMap | None) -> list[dict[str
 
 def _outcome(status: int, log: Path, argv: list[str]) -> int:
     """Tell the program's own exit status from a failure of the runtime, which it writes to its log."""
-    message = runtime_error(log)
+    message = readable(runtime_error(log))
     if not message:
         return status
     if _NOT_FOUND.search(message):

@@ -338,3 +338,21 @@ def test_messages_of_runtimes_become_sentences() -> None:
     assert start_status("exec /x: permission denied") == 126
     assert start_status("something else") == 125
     assert CommandFailed("x", status=127).status == 127
+
+
+@pytest.mark.parametrize(
+    ("said", "means", "status"),
+    [
+        (
+            "executable file `no such` not found in $PATH: No such file or directory",
+            'exec: "no such": executable file not found in $PATH',
+            127,
+        ),
+        ("open executable: Permission denied", "open executable: permission denied", 126),
+        ("open executable: Operation not permitted", "open executable: permission denied", 126),
+        ("cannot setns `/x`: Invalid argument", "cannot setns `/x`: Invalid argument", 125),
+    ],
+)
+def test_what_crun_says_is_put_in_runcs_words(said: str, means: str, status: int) -> None:
+    assert readable(f"{said}\n") == means
+    assert start_status(readable(said)) == status
