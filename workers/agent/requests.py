@@ -92,11 +92,11 @@ class RequestServer:
                     last = b"0"  # nothing is kept there, and FLUSHALL makes the ids begin anew
                     continue
                 last = entries[-1][0]
-                await self._redis.execute_command("XTRIM", source, "MINID", _after(last))
                 oldest = await self._oldest_awaited() if slept else 0
                 for entry_id, fields in entries:
                     if int(entry_id.partition(b"-")[0]) >= oldest:
                         self._dispatch(fields)
+                await self._redis.execute_command("XTRIM", source, "MINID", _after(last))
             except (RedisError, OSError) as error:
                 logger.warning("redis went away: %s", error)
                 self._drop_all()

@@ -36,26 +36,28 @@ async def exec_(stream: NodeStream, sources: Sources) -> dict[str, Any]:
     ).items():
         raise Denied(f"this {reason}", hint=f"an administrator can grant the right {right!r}", right=right)
     spec, exec_id = spec_of(params), check_id(p.text(params, "exec_id"))
-    record = await asyncio.to_thread(
-        engine.exec_create, container=p.text(params, "container"), spec=spec, exec_id=exec_id
-    )
-    size = (spec.rows, spec.columns) if spec.tty and spec.rows and spec.columns else None
-    session = await asyncio.to_thread(engine.exec_start, exec_id=record.id, size=size)
+    session = await asyncio.to_thread(_start, sources, p.text(params, "container"), spec, exec_id)
     ended = False
     try:
-        await stream.opened(tty=spec.tty, exec_id=record.id, pid=session.pid)
+        await stream.opened(tty=spec.tty, exec_id=exec_id, pid=session.pid)
         facts = await _carry(stream, session, DetachKeys.parse(spec.detach_keys or DEFAULT_KEYS))
         ended = not facts
         if ended:
             facts = {
-                "exit_code": await asyncio.to_thread(engine.exec_finish, exec_id=record.id, session=session)
+                "exit_code": await asyncio.to_thread(engine.exec_finish, exec_id=exec_id, session=session)
             }
         return facts
     finally:
         if not ended:
             if stream.closed.is_set() and p.truth(params, "hangup"):
                 session.kill()
-            await asyncio.to_thread(engine.exec_leave, exec_id=record.id, session=session)
+            await asyncio.to_thread(engine.exec_leave, exec_id=exec_id, session=session)
+
+
+def _start(sources: Sources, container: str, spec: ExecSpec, exec_id: str) -> ExecSession:
+    sources.engine.exec_create(container=container, spec=spec, exec_id=exec_id)
+    size = (spec.rows, spec.columns) if spec.tty and spec.rows and spec.columns else None
+    return sources.engine.exec_start(exec_id=exec_id, size=size)
 
 
 def spec_of(params: dict[str, Any]) -> ExecSpec:
