@@ -95,6 +95,30 @@ def test_an_older_generation_does_not_win(voice: FakeNode) -> None:
     assert Container.objects.get().status == "exited"
 
 
+def test_of_several_records_in_a_batch_the_newest_counts_and_all_are_told(voice: FakeNode) -> None:
+    ended = container_record(status="exited", exit_code=3, finished_at=1_700_000_100.0, generation=3)
+    events = [
+        voice.event("container", action, "c" * 64, name="web", record=record)
+        for action, record in (
+            ("create", container_record(status="created", generation=1)),
+            ("start", container_record(generation=2, name="never-seen")),
+            ("die", ended),
+        )
+    ]
+    apply_batch(voice.node.name, events)
+    container = Container.objects.get()
+    assert (container.name, container.status, container.exit_code) == ("web", "exited", 3)
+    assert list(Event.objects.order_by("seq").values_list("action", flat=True)) == ["create", "start", "die"]
+
+
+def test_a_record_before_a_removal_in_a_batch_leaves_nothing(voice: FakeNode) -> None:
+    voice.container(container_record())
+    ended = voice.event("container", "die", "c" * 64, name="web", record=container_record(generation=2))
+    gone = voice.event("container", "destroy", "c" * 64, name="web")
+    apply_batch(voice.node.name, [ended, gone])
+    assert not Container.objects.exists()
+
+
 def test_a_hole_is_noticed_and_nothing_applied(voice: FakeNode) -> None:
     first, _, third = (
         voice.event("container", "start", "c" * 64, name="web", record=container_record()) for _ in range(3)

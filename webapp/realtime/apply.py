@@ -52,6 +52,7 @@ KEYS: dict[str, tuple[type[Any], str]] = {
     "network": (Network, "id"),
     "volume": (Volume, "name"),
 }
+BUSY = ("container", "network")  # many events of one thing come at once
 CHUNK = 500
 GONE_WORDS = {
     "container": {"destroy", "remove"},
@@ -78,8 +79,10 @@ def apply_batch(node_name: str, events: Sequence[NodeEvent]) -> int:
         if not fresh:
             return 0
         rows = []
+        newest = {(event.type, event.subject): event.seq for event in fresh if "record" in event.attributes}
         for event in fresh:
-            notes += _apply(node, event)
+            is_newest = event.type not in BUSY or newest.get((event.type, event.subject)) == event.seq
+            notes += _apply(node, event, is_newest=is_newest)
             if event.type != OPERATION:
                 rows.append(_row(node, event))
         _keep(rows)
@@ -119,12 +122,14 @@ def _keep(rows: list[Event]) -> None:
         Event.objects.bulk_create(rows, ignore_conflicts=True)
 
 
-def _apply(node: Node, event: NodeEvent) -> list[Note]:
+def _apply(node: Node, event: NodeEvent, *, is_newest: bool) -> list[Note]:
+    """Apply one event; of several records of one thing in a batch only the first and the newest are ever to be seen."""
     try:
         with transaction.atomic():
             if event.type == OPERATION:
                 return _outcome(event)
-            _record(node, event)
+            if is_newest or event.action == "create" or "record" not in event.attributes:
+                _record(node, event)
     except (ContractError, KeyError, TypeError, ValueError, AttributeError):
         logger.exception(
             "event %s of node %s was passed over: %s %s", event.seq, node.name, event.type, event.action
