@@ -51,6 +51,9 @@ SCHEMAS = (
 )
 
 
+FOLDERS = Path("/var/tmp")  # a real disk: overlayfs and quotas behave as in earnest
+
+
 @dataclass(frozen=True)
 class Node:
     config: EngineConfig
@@ -128,9 +131,12 @@ def open_node(config: EngineConfig) -> Node:
 
 @contextmanager
 def container_node(**changes: Any) -> Iterator[Node]:
-    """Make a node on a real disk with the image `busybox`; afterwards nothing of it is left."""
-    base = Path(tempfile.mkdtemp(prefix="wf-test-", dir="/var/tmp"))
-    instance = secrets.token_hex(4)
+    """Make a node on a real disk with the image `busybox`; afterwards nothing of it is left.
+
+    Whoever must find what a killed run leaves names the instance beforehand (`tests.support.cage`).
+    """
+    instance = os.environ.get("WHARFINGER_TEST_INSTANCE") or secrets.token_hex(4)
+    base = Path(tempfile.mkdtemp(prefix=f"wf-test-{instance}-", dir=FOLDERS))
     pool = f"10.{200 + int(instance[:2], 16) % 50}.0.0/16"  # only inside the test's own network namespace
     values: dict[str, Any] = {
         "subnet_pool": pool,
@@ -175,11 +181,12 @@ def _node(config: EngineConfig) -> Iterator[Node]:
             node.containers.remove(container.id, force=True, volumes=True)
 
 
-def clean_up(config: EngineConfig, base: Path) -> None:
+def clean_up(config: EngineConfig, *bases: Path) -> None:
+    """Remove what an engine has left of processes, mounts and folders."""
     cgroups = Cgroups()
     group = f"wharfinger-{config.instance}"
     cgroups.kill(group)
     cgroups.remove(group)
-    for folder in (base, config.run_root):
+    for folder in (*bases, config.run_root):
         unmount_below(LinuxMounts(), folder, detach=True)
         shutil.rmtree(folder, ignore_errors=True)

@@ -184,6 +184,7 @@ def test_a_right_that_was_not_granted_is_refused_on_the_node_too(bench: Bench) -
     """D3, AP-14: the node judges the spec again."""
     spec = {"image": "tiny", "mounts": [{"type": "bind", "source": "/etc", "target": "/x"}]}
     operation = bench.send(create(spec=spec))
+    assert bench.outcome(operation)["status"] == "failed"
     assert bench.outcome(operation)["error"]["code"] == "denied"
     assert bench.engine.effects() == []
     granted = bench.send(create(spec=spec, rights=["host_mounts"]))

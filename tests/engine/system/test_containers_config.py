@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.containers.exec import ExecSpec
 from engine.containers.model import (
     ContainerSpec,
     DeviceSpec,
@@ -22,6 +23,7 @@ from engine.containers.model import (
 )
 from engine.errors import BadSpec, EngineError, Unsupported, WrongState
 from engine.network.model import NetworkSpec
+from engine.runtime.stats import Sampler
 from tests.support.busybox import make_tar
 from tests.support.containers import Node, container_node
 
@@ -199,28 +201,61 @@ def test_limits_that_cannot_be_are_refused(node: Node, resources: Resources) -> 
         node.containers.create(ContainerSpec("busybox", command=["true"], resources=resources))
 
 
-def test_running_out_of_memory_is_recorded(node: Node) -> None:
-    """DS-02: the memory hog dies alone, and the record says why."""
-    script = "tail /dev/zero"
+HOGS = {
+    "its own memory": "head -c 64000000 /dev/zero | tail -c 64000000 >/dev/null",
+    "a tmpfs": "dd if=/dev/zero of=/dev/shm/x bs=64000 count=1000 2>/dev/null",
+}
+
+
+@pytest.mark.parametrize("kind", HOGS)
+def test_running_out_of_memory_is_recorded(node: Node, kind: str) -> None:
+    """DS-02: the memory hog dies alone, and the record says why; a neighbour and both monitors go on."""
+    neighbour = node.run("sleep", "60")
     container = node.run(
-        "sh", "-c", script, resources=Resources(memory_bytes=16 << 20, memory_swap_bytes=16 << 20)
+        "sh", "-c", HOGS[kind], resources=Resources(memory_bytes=16 << 20, memory_swap_bytes=16 << 20)
     )
     ended = node.containers.wait(container.id, timeout_s=30)
     assert ended.oom_killed
     assert ended.exit_code == 137
     assert "oom" in [event.action for event in node.db.events_of(container.id)]
-    node.containers.remove(container.id)
+    assert node.containers.get(neighbour.id).status is Status.RUNNING
+    assert node.containers.execs.run(neighbour.id, ExecSpec(["true"])).exit_code == 0
+    for one in (container, neighbour):
+        node.containers.remove(one.id, force=True)
+
+
+def test_the_page_cache_is_given_back_before_anybody_dies(node: Node) -> None:
+    """DS-02: a file four times as large as the limit is written and read, and the container ends well."""
+    script = "dd if=/dev/zero of=/big bs=65536 count=1024 2>/dev/null && cat /big | wc -c"
+    limits = Resources(memory_bytes=16 << 20, memory_swap_bytes=16 << 20)
+    assert node.output("sh", "-c", script, resources=limits) == f"{64 << 20}\n"
 
 
 def test_a_fork_bomb_is_held(node: Node) -> None:
-    """DS-01: the default limit of processes holds, and the container can be killed at once."""
-    container = node.run("sh", "-c", "b() { b | b & }; b; sleep 60", resources=Resources(pids_limit=64))
-    time.sleep(1)
-    pids = node.containers.parts.cgroups.processes(node.containers.parts.group_of(container.id))
-    assert len(pids) <= 64
+    """DS-01: the limit of processes holds, other containers are served meanwhile, and the bomb can be killed at once."""
+    neighbour = node.run("sleep", "60")
+    bomb = "b() { b & b & exec sleep 60; }; b & exec sleep 60"  # what has forked twice stays
+    container = node.run("sh", "-c", bomb, resources=Resources(pids_limit=64))
+    group, most = node.containers.parts.group_of(container.id), 0
+    for _ in range(40):
+        most = max(most, Sampler(node.containers.parts.cgroups).sample(group).pids)
+        time.sleep(0.02)
+    assert 32 <= most <= 64
+    assert "can't fork" in node.log(container.id)
     began = time.monotonic()
+    assert node.containers.execs.run(neighbour.id, ExecSpec(["true"])).exit_code == 0
     node.containers.remove(container.id, force=True)
     assert time.monotonic() - began < 5
+    node.containers.remove(neighbour.id, force=True)
+
+
+def test_processes_are_limited_without_being_asked(node: Node) -> None:
+    """DS-01: by default too."""
+    container = node.run("sleep", "60")
+    folder = node.containers.parts.cgroups.folder("pids", node.containers.parts.group_of(container.id))
+    assert folder is not None
+    assert int((folder / "pids.max").read_text()) == node.config.default_pids_limit
+    node.containers.remove(container.id, force=True)
 
 
 def test_read_only_root(node: Node) -> None:
@@ -318,8 +353,6 @@ def test_networks_are_joined_and_left_while_running(node: Node) -> None:
     joined = node.containers.connect("leafy", client.id, EndpointSpec("leafy", aliases=["friend"]))
     assert [endpoint.network for endpoint in joined.endpoints] == ["bridge", "leafy"]
     address = server.endpoints[0].ipv4_address
-    from engine.containers.exec import ExecSpec
-
     assert node.containers.execs.run(client.id, ExecSpec(["ping", "-c1", "-w2", address])).exit_code == 0
     left = node.containers.disconnect("leafy", client.id)
     assert [endpoint.network for endpoint in left.endpoints] == ["bridge"]

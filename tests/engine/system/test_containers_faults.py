@@ -311,7 +311,8 @@ def test_after_a_reboot_policies_hold_and_exits_are_honest(node: Node) -> None:
 
 def test_foreign_things_are_never_swept(node: Node, tmp_path: Path) -> None:
     """F-28: what does not carry our mark stays; what does and belongs to nobody goes."""
-    foreign_group, own_group = "somebody-else/cafe", f"{node.containers.parts.group}/{'ee' * 32}"
+    foreigner = f"somebody-else-{node.config.instance}"
+    foreign_group, own_group = f"{foreigner}/cafe", f"{node.containers.parts.group}/{'ee' * 32}"
     sleepers = [subprocess.Popen(["sleep", "600"]) for _ in range(2)]
     cgroups = Cgroups()
     cgroups.move(foreign_group, sleepers[0].pid)
@@ -336,7 +337,7 @@ def test_foreign_things_are_never_swept(node: Node, tmp_path: Path) -> None:
         for sleeper in sleepers:
             sleeper.kill()
             sleeper.wait()
-        cgroups.remove("somebody-else")
+        cgroups.remove(foreigner)
 
 
 def test_a_root_in_use_is_taken_apart_later(node: Node) -> None:

@@ -9,6 +9,7 @@ import lzma
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -260,8 +261,6 @@ def test_changes_are_those_of_the_container_alone(node: Node) -> None:
     container = node.run(
         "sh", "-c", "echo x > /new; rm /etc/group; chmod 700 /home; mkdir -p /deep/er; sleep 60"
     )
-    import time
-
     time.sleep(0.3)
     found = {(change.kind, change.path) for change in node.containers.archive.changes(container.id)}
     assert found == {
@@ -296,8 +295,6 @@ def test_export_is_the_whole_root_with_its_own_owners(node: Node, container: Con
 
 def test_commit_makes_an_image_of_the_changes(node: Node) -> None:
     container = node.run("sh", "-c", "echo edited > /page; chown 1000 /page; rm /etc/group; sleep 60")
-    import time
-
     time.sleep(0.3)
     image = node.containers.committer.commit(
         container.id,
@@ -331,11 +328,12 @@ def test_commit_lets_the_container_go_on_when_it_fails(node: Node) -> None:
     node.containers.remove(container.id, force=True)
 
 
+BUSYBOX = {"bin": None, "bin/busybox": Path("/bin/busybox").read_bytes(), "tmp": None, "var": None}
 ROOTS = {
-    "dev is a link": tarballs.make({}, links={"dev": "/tmp"}),
-    "proc is a link": tarballs.make({}, links={"proc": "/"}),
-    "sys is a file": tarballs.make({"sys": b"x"}),
-    "etc is a link": tarballs.make({}, links={"etc": "/var"}),
+    "dev is a link": tarballs.make(BUSYBOX, links={"dev": "/tmp"}, mode=0o755),
+    "proc is a link": tarballs.make(BUSYBOX, links={"proc": "/"}, mode=0o755),
+    "sys is a file": tarballs.make({**BUSYBOX, "sys": b"x"}, mode=0o755),
+    "etc is a link": tarballs.make(BUSYBOX, links={"etc": "/var"}, mode=0o755),
 }
 
 
@@ -343,7 +341,7 @@ ROOTS = {
 def test_strange_roots_are_refused(node: Node, shape: str) -> None:
     """AR-17: a root whose kernel folders are something else is not started, and nothing outside is filled."""
     node.add_image("strange", ROOTS[shape])
-    container = node.containers.create(ContainerSpec("strange", command=["/bin/true"]))
+    container = node.containers.create(ContainerSpec("strange", command=["/bin/busybox", "true"]))
     with pytest.raises(BadSpec):
         node.containers.start(container.id)
     node.containers.remove(container.id)
@@ -369,7 +367,7 @@ def test_the_engines_own_files_are_written_inside_only(node: Node, tmp_path: Pat
         "etc/hosts": str(sentinel),
         "etc/resolv.conf": "../../../.." + str(sentinel),
         "etc/hostname": str(sentinel),
-        "work": str(tmp_path),
+        "srv": str(tmp_path),
     }
     node.add_image("leading", tarballs.make(base, links=links, mode=0o755))
     container = node.containers.create(
@@ -380,7 +378,7 @@ def test_the_engines_own_files_are_written_inside_only(node: Node, tmp_path: Pat
         node.containers.wait(container.id, timeout_s=5)
     node.containers.remove(container.id, force=True)
     other = node.containers.create(
-        ContainerSpec("leading", command=["/bin/busybox", "true"], workdir="/work/made")
+        ContainerSpec("leading", command=["/bin/busybox", "true"], workdir="/srv/made")
     )
     with pytest.raises(BadSpec):
         node.containers.start(other.id)
@@ -390,22 +388,24 @@ def test_the_engines_own_files_are_written_inside_only(node: Node, tmp_path: Pat
 
 
 @pytest.mark.parametrize("what", ["link", "fifo", "zero", "huge", "folder"])
-def test_foreign_passwd_files_do_no_harm(node: Node, what: str) -> None:
-    """AR-16: `/etc/passwd` as a link to the host's, a FIFO, a device, a gigabyte: refused or ignored, and quickly."""
-    import time
-
+def test_foreign_passwd_files_do_no_harm(node: Node, tmp_path: Path, what: str) -> None:
+    """AR-16: `/etc/passwd` as a link to a file of the host, a FIFO, a device, a gigabyte: refused or ignored, and quickly."""
+    host = tmp_path / "passwd"
+    host.write_text("wharfinger-user:x:5:5::/:/\n")
     container = node.containers.create(ContainerSpec("busybox", command=["true"], user="wharfinger-user"))
     upper = node.containers.parts.snapshots.snapshot(container.id).upper
     (upper / "etc").mkdir()
+    os.chown(upper / "etc", container.subuid, container.subuid)
     passwd = upper / "etc/passwd"
     if what == "link":
-        passwd.symlink_to("/proc/1/root/etc/passwd")
+        passwd.symlink_to(host)
     elif what == "fifo":
         os.mkfifo(passwd)
     elif what == "zero":
         os.mknod(passwd, stat.S_IFCHR | 0o666, os.makedev(1, 5))
     elif what == "huge":
         with open(passwd, "wb") as file:
+            file.write(host.read_bytes())
             file.truncate(1 << 30)
     else:
         passwd.mkdir()
