@@ -532,88 +532,59 @@ def _registries(people: dict[str, User]) -> None:
 
 
 def _book(people: dict[str, User], containers: dict[str, Container], operations: list[Operation]) -> None:
-    def who(name: str, face: str = Face.PAGE) -> Actor:
-        return Actor(user=people[name], face=face, address="10.20.0.11")
+    """Write entries of all kinds: done, under way, refused and failed, by every face."""
+    audit.record(_who(people, "admin"), "session.open", target_type="user", target="admin")
+    _book_creation(people, containers["leafy-backend"], operations[3])
+    _book_verbs(people, containers, operations)
+    _book_images(people, operations)
 
-    target = containers["leafy-front"]
-    backend = containers["leafy-backend"]
-    audit.record(who("admin"), "session.open", target_type="user", target="admin")
+
+def _who(people: dict[str, User], name: str, face: str = Face.PAGE) -> Actor:
+    return Actor(user=people[name], face=face, address="10.20.0.11")
+
+
+def _on(container: Container) -> dict[str, str]:
+    return {"target_type": "container", "target_id": container.pk, "target": container.name}
+
+
+def _book_creation(people: dict[str, User], backend: Container, operation: Operation) -> None:
+    operator, wanted = _who(people, "operator"), {"image": backend.image, "env": {"DB_PASSWORD": "••••"}}
     audit.record(
-        who("operator"),
-        "container.create",
-        outcome=Outcome.ACCEPTED,
-        target_type="container",
-        target_id=backend.pk,
-        target=backend.name,
-        node="quay-1",
-        body={"image": backend.image, "env": {"DB_PASSWORD": "••••"}},
+        operator, "container.create", outcome=Outcome.ACCEPTED, node="quay-1", body=wanted, **_on(backend)
     )
+    audit.record(operator, "container.create", node="quay-1", operation=operation.pk, **_on(backend))
+
+
+def _book_verbs(
+    people: dict[str, User], containers: dict[str, Container], operations: list[Operation]
+) -> None:
     audit.record(
-        who("operator"),
-        "container.create",
-        target_type="container",
-        target_id=backend.pk,
-        target=backend.name,
-        node="quay-1",
-        operation=operations[3].pk,
-    )
+        _who(people, "oncall"), "terminal.open", node="quay-1", body={"command": ["psql", "-d", "leafy"]},
+        **_on(containers["leafy-postgres"]),
+    )  # fmt: skip
     audit.record(
-        who("oncall"),
-        "terminal.open",
-        target_type="container",
-        target_id=containers["leafy-postgres"].pk,
-        target="leafy-postgres",
-        node="quay-1",
-        body={"command": ["psql", "-d", "leafy"]},
-    )
+        _who(people, "operator", Face.DOCKER), "container.pause", outcome=Outcome.ACCEPTED, node="quay-1",
+        operation=operations[3].pk, **_on(containers["leafy-postgres-staging"]),
+    )  # fmt: skip
     audit.record(
-        who("operator", Face.DOCKER),
-        "container.pause",
-        outcome=Outcome.ACCEPTED,
-        target_type="container",
-        target_id=containers["leafy-postgres-staging"].pk,
-        target="leafy-postgres-staging",
-        node="quay-1",
-        operation=operations[3].pk,
-    )
+        _who(people, "viewer", Face.DOCKER), "container.stop", outcome=Outcome.REFUSED, detail="needs the permission operate",
+        body={"t": 10}, **_on(containers["leafy-front"]),
+    )  # fmt: skip
     audit.record(
-        who("viewer", Face.DOCKER),
-        "container.stop",
-        outcome=Outcome.REFUSED,
-        target_type="container",
-        target_id=target.pk,
-        target=target.name,
-        detail="needs the permission operate",
-        body={"t": 10},
-    )
+        _who(people, "operator"), "container.start", outcome=Outcome.FAILED, target_type="container", target="leafy-front-canary",
+        node="quay-1", operation=operations[2].pk, detail="port 8080 is taken",
+    )  # fmt: skip
+
+
+def _book_images(people: dict[str, User], operations: list[Operation]) -> None:
     audit.record(
-        who("oncall"),
-        "image.push",
-        outcome=Outcome.ACCEPTED,
-        target_type="image",
-        target="127.0.0.1:5000/leafy/front:2.5.0-rc.1",
-        node="quay-1",
-        operation=operations[5].pk,
-    )
+        _who(people, "oncall"), "image.push", outcome=Outcome.ACCEPTED, target_type="image",
+        target="127.0.0.1:5000/leafy/front:2.5.0-rc.1", node="quay-1", operation=operations[5].pk,
+    )  # fmt: skip
     audit.record(
-        who("operator"),
-        "container.start",
-        outcome=Outcome.FAILED,
-        target_type="container",
-        target="leafy-front-canary",
-        node="quay-1",
-        operation=operations[2].pk,
-        detail="port 8080 is taken",
-    )
-    audit.record(
-        who("ci", Face.REST),
-        "image.pull",
-        outcome=Outcome.ACCEPTED,
-        target_type="image",
-        target="grafana/k6:0.54.0",
-        node="quay-1",
-        operation=operations[0].pk,
-    )
+        _who(people, "ci", Face.REST), "image.pull", outcome=Outcome.ACCEPTED, target_type="image", target="grafana/k6:0.54.0",
+        node="quay-1", operation=operations[0].pk,
+    )  # fmt: skip
 
 
 def _events(node: Node, containers: dict[str, Container]) -> None:
