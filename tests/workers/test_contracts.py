@@ -149,9 +149,10 @@ def test_json_that_can_be_read_two_ways_is_not_read(text: str) -> None:
 def test_whatever_comes_is_a_contract_or_refused(value: Any) -> None:
     for kind in ("container.create", "build.run", "network.create"):
         try:
-            from_json(contract_of(kind), value)
+            contract = from_json(contract_of(kind), value)
         except ContractError:
             continue
+        assert isinstance(contract, contract_of(kind))
 
 
 @given(st.binary(max_size=300))

@@ -191,7 +191,8 @@ async def test_attach_ends_with_its_run_even_when_the_container_is_restarted(
 ) -> None:
     async with agent(node, engine), web.open_stream(node.name, "attach", {"container": "web"}) as stream:
         engine.put(Status.RUNNING, started_at=9.0)
-        await asyncio.wait_for(everything(stream), 5)
+        assert await asyncio.wait_for(everything(stream), 5) is not None
+    assert (stream.end or {})["reason"] == "done"
 
 
 async def test_waiting_ends_with_the_exit_code(node: Node, engine: LogEngine) -> None:
@@ -212,6 +213,7 @@ async def test_waiting_for_removal(node: Node, engine: LogEngine) -> None:
     async with agent(node, engine), web.open_stream(node.name, "wait", params) as stream:
         engine.remove(container="web", force=True, volumes=False)
         await asyncio.wait_for(everything(stream), 5)
+    assert (stream.end or {})["reason"] == "done"
 
 
 async def test_events_go_on_from_a_number(node: Node, engine: LogEngine) -> None:

@@ -159,6 +159,8 @@ def test_cancelling_reaches_a_running_worker(site: Site) -> None:
     site.until_said(operation, "running")
     client.cancel(site.node.name, operation)
     site.until_said(operation, "cancelled", timeout_s=2)
+    assert site.said(operation) == ["running", "cancelled"]
+    assert site.engine.effects() == []
 
 
 def test_an_agent_killed_loses_no_event(site: Site) -> None:

@@ -85,12 +85,15 @@ async def test_what_happened_while_the_pump_was_down_follows(node: Node, journal
     async with pumping(node, journal):
         write(journal, "c")
         await until(node, ["a", "b", "c"])
+    assert [event.seq for event in pumped(node)] == [1, 2, 3]
 
 
 async def test_only_one_process_pumps(node: Node, journal: Database) -> None:
     async with pumping(node, journal), pumping(node, journal):
         write(journal, *"abcdefgh")
         await until(node, list("abcdefgh"))
+        await asyncio.sleep(0.2)
+        assert [event.seq for event in pumped(node)] == list(range(1, 9))  # none twice
 
 
 async def test_after_flushall_the_recent_events_come_again(node: Node, journal: Database) -> None:
@@ -120,6 +123,7 @@ async def test_a_restarted_redis_loses_nothing_and_doubles_nothing(node: Node, j
             await asyncio.sleep(0.2)
             server.start()
             await until(node, ["a", "b", "c"], server.url)
+            assert [event.seq for event in pumped(node, server.url)] == [1, 2, 3]
 
 
 async def test_a_new_journal_takes_the_place_of_the_old(node: Node, tmp_path: Path) -> None:
@@ -139,3 +143,4 @@ async def test_a_false_event_in_the_stream_is_thrown_away(node: Node, journal: D
     write(journal, "a")
     async with pumping(node, journal):
         await until(node, ["a"])
+    assert [event.seq for event in pumped(node)] == [1]

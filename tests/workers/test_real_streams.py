@@ -147,8 +147,9 @@ async def test_a_terminal_that_is_hung_up_ends(site: RealNode) -> None:
         pass
     query = {"exec_id": params["exec_id"]}
     async with asyncio.timeout(10):
-        while (await web.query(site.name, "container.exec_inspect", query))["running"]:
+        while (found := await web.query(site.name, "container.exec_inspect", query))["running"]:
             await asyncio.sleep(0.05)
+    assert found["exit_code"] not in (0, None)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +330,7 @@ async def test_files_go_in_and_out(site: RealNode) -> None:
         archive.addfile(entry, io.BytesIO(b"hello"))
     (site.node.home / "spool/in" / upload).write_bytes(buffer.getvalue())
     await asyncio.to_thread(site.do, ContainerFilesPut(container, "/tmp", upload))
-    assert not (site.node.home / "spool/in" / upload).exists()
+    await asyncio.to_thread(wait_for, lambda: not (site.node.home / "spool/in" / upload).exists())
     params = {"container": container, "path": "/tmp/greeting"}
     async with web.open_stream(site.name, "container.archive", params) as stream:
         assert stream.facts["stat"]["name"] == "greeting"
@@ -360,7 +361,8 @@ async def test_an_archive_whose_reader_leaves_is_given_up(site: RealNode) -> Non
     container = await run(site, "sleep", "60")
     async with web.open_stream(site.name, "container.export", {"container": container}, credit=10_000):
         pass
-    await asyncio.to_thread(site.do, ContainerStop(container, timeout_s=0))
+    stopped = await asyncio.to_thread(site.do, ContainerStop(container, timeout_s=0))
+    assert stopped["container"]["status"] == "exited"  # nobody holds its lock or its root any more
 
 
 def test_a_command_that_is_not_watched(site: RealNode) -> None:

@@ -182,6 +182,10 @@ def test_pause_freezes_and_unpause_lets_go_on(node: Node) -> None:
 
 def test_a_paused_container_can_be_killed_and_removed(node: Node) -> None:
     container = node.run("sleep", "60")
+    assert node.containers.pause(container.id).status is Status.PAUSED
+    killed = node.containers.kill(container.id)
+    assert (killed.status, killed.exit_code) == (Status.EXITED, 137)
+    node.containers.start(container.id)
     node.containers.pause(container.id)
     node.containers.remove(container.id, force=True)
     nothing_left(node, container.id)
@@ -207,7 +211,15 @@ def test_a_running_container_is_removed_only_by_force(node: Node) -> None:
 
 def test_auto_remove_leaves_nothing(node: Node) -> None:
     container = node.run("true", auto_remove=True)
-    node.containers.wait(container.id, "removed", timeout_s=10)
+    assert node.containers.wait(container.id, "removed", timeout_s=10).id == container.id
+    with pytest.raises(ContainerNotFound):
+        node.containers.get(container.id)
+    assert [event.action for event in node.db.events_of(container.id)] == [
+        "create",
+        "start",
+        "die",
+        "destroy",
+    ]
     nothing_left(node, container.id)
 
 

@@ -68,8 +68,8 @@ def test_skopeo_reads_what_we_save(stores: Stores, archive: Path, transport: str
 
 
 def test_skopeo_finds_our_image_by_its_name(archive: Path) -> None:
-    run("skopeo", "inspect", f"docker-archive:{archive}:registry.test/team/app:1")
-    run("skopeo", "inspect", f"oci-archive:{archive}:1")
+    for name in (f"docker-archive:{archive}:registry.test/team/app:1", f"oci-archive:{archive}:1"):
+        assert json.loads(run("skopeo", "inspect", name))["Labels"] == {"k": "v"}
 
 
 @pytest.mark.parametrize("source", ["oci-archive", "docker-archive"])
@@ -167,3 +167,6 @@ def test_skopeo_reads_an_imported_root(stores: Stores, tmp_path: Path, kind: Com
     with path.open("wb") as out:
         save(stores.images, ["root:1"], out)
     run("skopeo", "copy", "-q", f"oci-archive:{path}", f"dir:{tmp_path / 'dir'}")
+    manifest = json.loads((tmp_path / "dir/manifest.json").read_bytes())
+    [layer] = manifest["layers"]
+    assert (tmp_path / "dir" / layer["digest"].removeprefix("sha256:")).stat().st_size == layer["size"]
