@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from operator import itemgetter
+from typing import NamedTuple
 
 from engine.linux.inotify import CREATE, MODIFY, MOVED_TO, Watch
 from engine.runtime.logs import LogFiles
@@ -21,6 +23,9 @@ from engine.runtime.logs import LogFiles
 _BLOCK = 256 * 1024
 _PAUSE_S = 1.0
 _TIME = 35  # length of 2026-01-31T12:34:56.123456789+00:00
+_HEAD = _TIME + len(" stdout F ")
+_KIND, _TEXT = itemgetter(slice(_TIME, _HEAD)), itemgetter(slice(_HEAD, None))
+_WHOLE = {b" stdout F ": "stdout", b" stderr F ": "stderr"}
 _LINE = re.compile(rb"^(\S{35}) (stdout|stderr) ([FP]) ([^\n]*)\n", re.M)
 _LINES = re.compile(rb"[^\n]*\n")  # not splitlines: a terminal's text is full of carriage returns
 _RUN = re.compile(rb"(?:^\S{35} stdout [FP] [^\n]*\n)+|(?:^\S{35} stderr [FP] [^\n]*\n)+", re.M)
@@ -51,8 +56,7 @@ class LogQuery:
         return re.compile(re.escape(self.search.encode()), re.I) if self.search else None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One line. `text` includes the newline that the program wrote; `position` is the place after it in the log."""
 
     time: str
@@ -124,19 +128,13 @@ class LogReader:
 
     def raw(self, query: LogQuery, alive: Callable[[], bool] = lambda: False) -> Iterator[list[Piece | Gap]]:
         """As `entries`, with the lines of a stream joined; a line that is not finished comes without a newline."""
-        pattern, form = (_TIMED_LINE, rb"\1Z \2") if query.timestamps else (_PLAIN, rb"\1")
         for block in self._blocks(query, alive):
             if isinstance(block, Gap):
                 yield [block]
             elif query.needle:
                 yield [_piece(entry, query.timestamps) for entry in _entries(block, query)]
             else:
-                pieces: list[Piece | Gap] = []
-                for run in _RUN.finditer(block.data):
-                    stream = run[0][_TIME + 1 : _TIME + 7].decode()
-                    if getattr(query, stream):
-                        pieces.append(Piece(stream, pattern.sub(form, run[0]), block.position + run.end()))
-                yield pieces
+                yield _pieces(block, query)
 
     def _blocks(self, query: LogQuery, alive: Callable[[], bool]) -> Iterator[_Block | Gap]:
         """Yield the wanted part of the log in blocks of whole lines; an empty block while there is nothing new."""
@@ -265,6 +263,36 @@ class _Place:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _pieces(block: _Block, query: LogQuery) -> list[Piece | Gap]:
+    """Return the text of a block. Nearly all are whole lines of one stream: those are cut and joined in bulk."""
+    lines = block.data.split(b"\n")
+    lines.pop()  # what is behind the last newline: nothing
+    kinds = set(map(_KIND, lines))
+    if not kinds <= _WHOLE.keys() or len(kinds) > 1:
+        return _runs(block, query)
+    stream = _WHOLE[kinds.pop()] if kinds else ""
+    if not stream or not getattr(query, stream):
+        return []
+    if query.timestamps:
+        texts: Iterable[bytes] = [b"%bZ %b" % (line[:29], line[_HEAD:]) for line in lines]
+    else:
+        texts = map(_TEXT, lines)
+    lines[:] = texts
+    lines.append(b"")
+    return [Piece(stream, b"\n".join(lines), block.position + len(block.data))]
+
+
+def _runs(block: _Block, query: LogQuery) -> list[Piece | Gap]:
+    """Return the text of a block of both streams, or with unfinished lines: a piece for each change of the stream."""
+    pattern, form = (_TIMED_LINE, rb"\1Z \2") if query.timestamps else (_PLAIN, rb"\1")
+    pieces: list[Piece | Gap] = []
+    for run in _RUN.finditer(block.data):
+        stream = run[0][_TIME + 1 : _TIME + 7].decode()
+        if getattr(query, stream):
+            pieces.append(Piece(stream, pattern.sub(form, run[0]), block.position + run.end()))
+    return pieces
 
 
 def _entries(block: _Block, query: LogQuery) -> list[Entry | Gap]:

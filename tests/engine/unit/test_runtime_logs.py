@@ -220,3 +220,47 @@ def test_foreign_bytes_in_a_log_do_no_harm(files: LogFiles) -> None:
 def test_the_monitors_own_form_is_understood() -> None:
     line = b"2026-11-24T23:57:38.484931122+00:00 stdout F hi\n"
     assert re.match(rb"\S{35} ", line)
+
+
+def _log_line(stream: str, tag: str, text: bytes) -> bytes:
+    return b"2026-01-31T12:34:56.123456789+00:00 %b %b %b\n" % (stream.encode(), tag.encode(), text)
+
+
+_TEXTS = [
+    b"plain",
+    b"",
+    b"\r",
+    b"tab\x0b\x0c\x1c",
+    b"\xff\xfe",
+    _log_line("stderr", "F", b"looks like one")[:-1],
+]
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        "stdout F",
+        "stderr F",
+        "stdout F,stderr F",
+        "stdout F,stdout P,stdout F",
+        "stdout P",
+        "stdout F,no line",
+    ],
+)
+def test_lines_in_bulk_are_the_same_as_one_by_one(files: LogFiles, kinds: str, timestamps: bool) -> None:
+    """Whatever the text holds and however the lines are mixed, the quick way gives what the lines give."""
+    files.prepare()
+    with files.active.open("ab") as log:
+        for text in _TEXTS:
+            for kind in kinds.split(","):
+                stream, _, tag = kind.partition(" ")
+                log.write(b"nonsense\n" if stream == "no" else _log_line(stream, tag, text))
+    for wanted in ({}, {"stdout": False}, {"stderr": False}):
+        query = LogQuery(timestamps=timestamps, **wanted)
+        pieces = [p for batch in LogReader(files).raw(query) for p in batch if isinstance(p, Piece)]
+        entries = [e for batch in LogReader(files).entries(query) for e in batch if isinstance(e, Entry)]
+        shown = [(e.stream, f"{e.time[:29]}Z ".encode() * timestamps + e.text) for e in entries]
+        for stream in ("stdout", "stderr"):
+            expected = b"".join(text for name, text in shown if name == stream)
+            assert b"".join(p.data for p in pieces if p.stream == stream) == expected

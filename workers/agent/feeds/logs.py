@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-import json
 import struct
 from collections.abc import Callable, Iterator
+from json.encoder import encode_basestring
 from typing import Any
 
 from engine.runtime.log_reader import Entry, Gap, LogQuery, LogReader, Piece, parse_time
@@ -105,7 +105,7 @@ def read_mux(reader: LogReader, query: LogQuery) -> Iterator[Block]:
 def read_json(reader: LogReader, query: LogQuery) -> Iterator[Block]:
     """One JSON line `[time_ns, channel, text]` for each line of the log."""
     second = functools.lru_cache(maxsize=4)(
-        lambda text: parse_time(f"{text[:19]}.000000000{text[19:]}".encode())
+        lambda text: parse_time(f"{text[:19]}.000000000{text[19:]}".encode()) // 1_000_000_000
     )
     for entries in reader.entries(query):
         if not entries:
@@ -124,11 +124,9 @@ READERS: dict[str, Callable[[LogReader, LogQuery], Iterator[Block]]] = {
 
 
 def _json_line(entry: Entry, second: Callable[[str], int]) -> str:
-    time_ns = second(entry.time[:19] + entry.time[29:]) + int(entry.time[20:29])
-    text = entry.text.decode(errors="replace")
-    return (
-        f"[{time_ns},{CHANNELS[entry.stream]},{json.dumps(text.removesuffix(chr(10)), ensure_ascii=False)}]\n"
-    )
+    time, stream, data, _ = entry
+    text = encode_basestring(data.decode(errors="replace").removesuffix("\n"))
+    return f"[{second(time[:19] + time[29:])}{time[20:29]},{CHANNELS[stream]},{text}]\n"
 
 
 def _part(item: Piece | Entry | Gap) -> Part:
