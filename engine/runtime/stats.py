@@ -7,6 +7,7 @@ Sources: the kernel's admin-guide/cgroup-v1/{memory,cpuacct,blkio-controller}.rs
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ _LIMITS_KEPT_S = 3.0
 _MOST_LIMITS = 10_000
 _HOST_KEPT_S = 0.02
 _MOST_BYTES = 64 * 1024
+_OPERATION = re.compile(rb"^\S+ (Read|Write) (\d+)$", re.M)
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,8 @@ class Sampler:
         size = _operations(_read(self._file("blkio", group, "blkio.throttle.io_service_bytes_recursive")))
         count = _operations(_read(self._file("blkio", group, "blkio.throttle.io_serviced_recursive")))
         return {
-            "block_read_bytes": size.get("read", 0), "block_write_bytes": size.get("write", 0),
-            "block_reads": count.get("read", 0), "block_writes": count.get("write", 0),
+            "block_read_bytes": size["read"], "block_write_bytes": size["write"],
+            "block_reads": count["read"], "block_writes": count["write"],
         }  # fmt: skip
 
     def _block_v2(self, group: str) -> dict[str, int]:
@@ -228,13 +230,11 @@ def _value(table: bytes, key: bytes) -> int:
 
 
 def _operations(table: bytes) -> dict[str, int]:
-    """Sum `MAJOR:MINOR Read N` lines over all disks."""
-    sums: dict[str, int] = {}
-    for line in table.decode().splitlines():
-        fields = line.split()
-        if len(fields) == 3 and fields[2].isdigit():
-            sums[fields[1].lower()] = sums.get(fields[1].lower(), 0) + int(fields[2])
-    return sums
+    """Sum `MAJOR:MINOR Read N` and `... Write N` lines over all disks."""
+    sums = {b"Read": 0, b"Write": 0}
+    for kind, number in _OPERATION.findall(table):
+        sums[kind] += int(number)
+    return {"read": sums[b"Read"], "write": sums[b"Write"]}
 
 
 def _host_memory() -> int:

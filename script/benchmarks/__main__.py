@@ -12,20 +12,21 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from script.benchmarks import contests
+from script.benchmarks import containers, contests
 from script.benchmarks.measure import Contest
 from script.benchmarks.ours import server
 from script.benchmarks.peers import peers
 
 ROOT = Path(__file__).resolve().parents[2]
+SUBJECTS = contests.SUBJECTS | containers.SUBJECTS
 CONTESTANTS = ["engine", "rest", "docker API", "docker", "podman", "buildah"]
 
 
 def main(wanted: list[str]) -> int:
-    unknown = set(wanted) - set(contests.SUBJECTS)
+    unknown = set(wanted) - set(SUBJECTS)
     if unknown:
         print(
-            f"no such subject: {', '.join(sorted(unknown))}; there are {', '.join(contests.SUBJECTS)}",
+            f"no such subject: {', '.join(sorted(unknown))}; there are {', '.join(SUBJECTS)}",
             file=sys.stderr,
         )
         return 2
@@ -38,7 +39,7 @@ def main(wanted: list[str]) -> int:
             engine = contests.make_engine(folder / "alone")
             ring = contests.Ring(folder, engine, rest, _docker_environment(folder, port, token), others)
             contests.prepare(ring)
-            for name, subject in contests.SUBJECTS.items():
+            for name, subject in SUBJECTS.items():
                 if wanted and name not in wanted:
                     continue
                 try:

@@ -22,15 +22,20 @@ class Rest:
     """Calls of the REST API over one kept connection."""
 
     def __init__(self, port: int, token: str) -> None:
-        self._port = port
-        self._headers = {"Authorization": f"Bearer {token}"}
+        self.port = port
+        self.headers = {"Authorization": f"Bearer {token}"}
+        self._token = token
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+
+    def another(self) -> Rest:
+        """Return a client with a connection of its own, for calls at the same time."""
+        return Rest(self.port, self._token)
 
     def call(
         self, method: str, path: str, body: Any = None, *, raw: Any = None, content_type: str = ""
     ) -> Any:
         """Send a call and return the parsed answer; an answer of 400 or more raises with its text."""
-        headers = dict(self._headers)
+        headers = dict(self.headers)
         data = raw
         if body is not None:
             data, content_type = json.dumps(body), "application/json"

@@ -195,7 +195,7 @@ def to_sample(container: Container, now: Stats, before: Stats | None) -> Sample:
         "pids": now.pids,
         "pids_limit": now.pids_limit,
         "oom_kills": now.oom_kills,
-        "networks": {name: dataclasses.asdict(figures) for name, figures in now.networks.items()},
+        "networks": {name: vars(figures) for name, figures in now.networks.items()},
         "block_io": {
             "read_bytes": now.block_read_bytes,
             "write_bytes": now.block_write_bytes,
