@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import threading
 import time
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from engine.linux.cgroup import Cgroups, Mode
 
-_LIMITS_KEPT_S = 3.0
-_MOST_LIMITS = 10_000
+_SELDOM_S = 3.0
+_MOST_KEPT = 10_000
+_OPEN_S = 10.0
+_MOST_OPEN = 4096
 _HOST_KEPT_S = 0.02
 _MOST_BYTES = 64 * 1024
 _OPERATION = re.compile(rb"^\S+ (Read|Write) (\d+)$", re.M)
@@ -76,7 +81,8 @@ class Sampler:
         self._host_memory = _host_memory()
         self._cpus = os.cpu_count() or 1
         self._folders: dict[str, str] = {}
-        self._limits: dict[str, tuple[float, int]] = {}
+        self._kept: dict[str, tuple[float, bytes]] = {}
+        self._files = _Files()
         self._host_cpu = (float("-inf"), 0)
 
     def sample(self, group: str, pid: int = 0) -> Stats:
@@ -87,7 +93,7 @@ class Sampler:
         block = self._block_v2(group) if v2 else self._block_v1(group)
         return Stats(
             time_ns=time.time_ns(), system_cpu_ns=self._system_cpu_ns(), online_cpus=self._cpus, **cpu, **memory, **block,
-            pids=_number(self._file("pids", group, "pids.current")), pids_limit=self._limit("pids", group, "pids.max"),
+            pids=self._number("pids", group, "pids.current"), pids_limit=self._limit("pids", group, "pids.max"),
             networks=read_networks(pid) if pid else {},
         )  # fmt: skip
 
@@ -97,28 +103,43 @@ class Sampler:
             folder = self._folders[controller] = str(self._cgroups.folder(controller, "") or "/nonexistent")
         return f"{folder}/{group}/{name}"
 
+    def _read(self, controller: str, group: str, name: str) -> bytes:
+        return self._files.read(self._file(controller, group, name))
+
+    def _number(self, controller: str, group: str, name: str) -> int:
+        """Return the number in a file, 0 where there is none."""
+        text = self._read(controller, group, name).strip()
+        return int(text) if text.isdigit() else 0
+
     def _limit(self, controller: str, group: str, name: str) -> int:
-        """Return a limit, 0 for `max`. Limits change when somebody changes them: they are read every few seconds only."""
+        """Return a limit, 0 for `max`."""
+        text = self._seldom(controller, group, name).strip()
+        return int(text) if text.isdigit() else 0
+
+    def _seldom(self, controller: str, group: str, name: str) -> bytes:
+        """Return a file that hardly ever changes (limits, peaks, what befell a group); it is read every few seconds only."""
         path, now = self._file(controller, group, name), time.monotonic()
-        known = self._limits.get(path)
-        if known is None or now - known[0] > _LIMITS_KEPT_S:
-            if len(self._limits) > _MOST_LIMITS:
-                self._limits.clear()
-            known = self._limits[path] = (now, _number(path))
+        known = self._kept.get(path)
+        if known is None or now - known[0] > _SELDOM_S:
+            if len(self._kept) > _MOST_KEPT:
+                self._kept.clear()
+            known = self._kept[path] = (now, _read(path))
         return known[1]
 
     def _cpu_v1(self, group: str) -> dict[str, int]:
-        throttled = _read(self._file("cpu", group, "cpu.stat"))
+        throttled = self._seldom("cpu", group, "cpu.stat")
+        user = self._number("cpuacct", group, "cpuacct.usage_user")
+        system = self._number("cpuacct", group, "cpuacct.usage_sys")
         return {
-            "cpu_ns": _number(self._file("cpuacct", group, "cpuacct.usage")),
-            "cpu_user_ns": _number(self._file("cpuacct", group, "cpuacct.usage_user")),
-            "cpu_system_ns": _number(self._file("cpuacct", group, "cpuacct.usage_sys")),
+            "cpu_ns": user + system,  # cpuacct.usage is just that sum
+            "cpu_user_ns": user,
+            "cpu_system_ns": system,
             "throttled_periods": _value(throttled, b"nr_throttled"),
             "throttled_ns": _value(throttled, b"throttled_time"),
         }
 
     def _cpu_v2(self, group: str) -> dict[str, int]:
-        found = _read(self._file("cpu", group, "cpu.stat"))
+        found = self._read("cpu", group, "cpu.stat")
         return {
             "cpu_ns": _value(found, b"usage_usec") * 1000,
             "cpu_user_ns": _value(found, b"user_usec") * 1000,
@@ -128,29 +149,27 @@ class Sampler:
         }
 
     def _memory_v1(self, group: str) -> dict[str, int]:
-        table = _read(self._file("memory", group, "memory.stat"))
+        table = self._read("memory", group, "memory.stat")
+        total = self._number("memory", group, "memory.usage_in_bytes")
         return {
             **self._used(
-                _number(self._file("memory", group, "memory.usage_in_bytes")),
+                total,
                 _value(table, b"total_inactive_file"),
                 self._limit("memory", group, "memory.limit_in_bytes"),
             ),
-            "memory_peak_bytes": _number(self._file("memory", group, "memory.max_usage_in_bytes")),
+            "memory_peak_bytes": max(total, self._limit("memory", group, "memory.max_usage_in_bytes")),
             "memory_cache_bytes": _value(table, b"total_cache"),
-            "oom_kills": _value(_read(self._file("memory", group, "memory.oom_control")), b"oom_kill"),
+            "oom_kills": _value(self._seldom("memory", group, "memory.oom_control"), b"oom_kill"),
         }
 
     def _memory_v2(self, group: str) -> dict[str, int]:
-        table = _read(self._file("memory", group, "memory.stat"))
+        table = self._read("memory", group, "memory.stat")
+        total = self._number("memory", group, "memory.current")
         return {
-            **self._used(
-                _number(self._file("memory", group, "memory.current")),
-                _value(table, b"inactive_file"),
-                self._limit("memory", group, "memory.max"),
-            ),
-            "memory_peak_bytes": _number(self._file("memory", group, "memory.peak")),
+            **self._used(total, _value(table, b"inactive_file"), self._limit("memory", group, "memory.max")),
+            "memory_peak_bytes": max(total, self._limit("memory", group, "memory.peak")),
             "memory_cache_bytes": _value(table, b"file"),
-            "oom_kills": _value(_read(self._file("memory", group, "memory.events")), b"oom_kill"),
+            "oom_kills": _value(self._seldom("memory", group, "memory.events"), b"oom_kill"),
         }
 
     def _used(self, total: int, inactive: int, limit: int) -> dict[str, int]:
@@ -162,8 +181,8 @@ class Sampler:
         }
 
     def _block_v1(self, group: str) -> dict[str, int]:
-        size = _operations(_read(self._file("blkio", group, "blkio.throttle.io_service_bytes_recursive")))
-        count = _operations(_read(self._file("blkio", group, "blkio.throttle.io_serviced_recursive")))
+        size = _operations(self._read("blkio", group, "blkio.throttle.io_service_bytes_recursive"))
+        count = _operations(self._read("blkio", group, "blkio.throttle.io_serviced_recursive"))
         return {
             "block_read_bytes": size["read"], "block_write_bytes": size["write"],
             "block_reads": count["read"], "block_writes": count["write"],
@@ -171,7 +190,7 @@ class Sampler:
 
     def _block_v2(self, group: str) -> dict[str, int]:
         sums = {"rbytes": 0, "wbytes": 0, "rios": 0, "wios": 0}
-        for item in _read(self._file("io", group, "io.stat")).decode().split():
+        for item in self._read("io", group, "io.stat").decode().split():
             key, _, value = item.partition("=")
             if key in sums and value.isdigit():
                 sums[key] += int(value)
@@ -187,6 +206,52 @@ class Sampler:
             ticks = sum(int(item) for item in _read("/proc/stat").split(b"\n", 1)[0].split()[1:9])
             self._host_cpu = (now, ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK"))
         return self._host_cpu[1]
+
+
+class _Files:
+    """Files of control groups, kept open between two samples: opening costs more than reading. Safe for threads.
+
+    What was not read for a while is closed; a group that was removed answers ENODEV, and may have been made anew.
+    """
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[str, tuple[int, float]] = OrderedDict()  # least recently read first
+        self._most = min(_MOST_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        self._lock = threading.Lock()
+
+    def read(self, path: str) -> bytes:
+        """Return what is in a file now, empty where there is none."""
+        now = time.monotonic()
+        with self._lock:
+            held = self._held.pop(path, None)
+            data = _pread(held[0]) if held is not None else None
+            if data is None and held is not None:
+                os.close(held[0])
+                held = None
+            if held is None:
+                try:
+                    held = os.open(path, os.O_RDONLY | os.O_CLOEXEC), now
+                except OSError:
+                    return b""
+                data = _pread(held[0])
+            self._held[path] = held[0], now
+            self._close_old(now)
+            return data or b""
+
+    def _close_old(self, now: float) -> None:
+        while self._held:
+            path, (descriptor, read_at) = next(iter(self._held.items()))
+            if len(self._held) <= self._most and now - read_at < _OPEN_S:
+                return
+            del self._held[path]
+            os.close(descriptor)
+
+
+def _pread(descriptor: int) -> bytes | None:
+    try:
+        return os.pread(descriptor, _MOST_BYTES, 0)
+    except OSError:
+        return None
 
 
 def read_networks(pid: int) -> dict[str, NetworkFigures]:
@@ -212,12 +277,6 @@ def _read(path: str) -> bytes:
         return b""
     finally:
         os.close(descriptor)
-
-
-def _number(path: str) -> int:
-    """Return the number in a file, 0 where there is none."""
-    text = _read(path).strip()
-    return int(text) if text.isdigit() else 0
 
 
 def _value(table: bytes, key: bytes) -> int:

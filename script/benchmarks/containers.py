@@ -62,23 +62,37 @@ def many(ring: Ring) -> list[Contest]:
         monitors = [
             weigh.pss_bytes(pid) for pid, line in weigh.processes() if "conmon" in line and run_root in line
         ]
+        alone_s = _unwatched(ring, 10.0)
         samples, spent_s = asyncio.run(_watch(ring))
     cpu = Contest(
         f"statistics of {MANY} containers: agent's processor time a second", "30 ms (3 % of a core)"
     )
     cpu.seconds["rest"] = [spent_s / WATCHED_S]
-    cpu.note = f"{samples / WATCHED_S:.0f} samples a second over {WATCHED_S:.0f} s by /ws/stats/"
+    cpu.note = (
+        f"{samples / WATCHED_S:.0f} samples a second over {WATCHED_S:.0f} s by /ws/stats/; "
+        f"unwatched {1000 * alone_s:.1f} ms a second"
+    )
     note = f"monitor {statistics.mean(monitors) / MB:.2f} MB, kernel {kernel:.2f} MB"
     if (docker := ring.peer("docker")) is not None:
         note += f"; Docker's shim {_shim_mb(ring, docker):.2f} MB"
     return [cpu, Contest("memory of a running container beside its process", "4 MB", note=note)]
 
 
+def _unwatched(ring: Ring, length_s: float) -> float:
+    """Return what the agent spends a second while nobody watches."""
+    agent = _agent(ring)
+    before = weigh.cpu_s(agent)
+    time.sleep(length_s)
+    return (weigh.cpu_s(agent) - before) / length_s
+
+
+def _agent(ring: Ring) -> int:
+    return next(pid for pid, part in weigh.platform_processes(_home(ring)).items() if part == "workers.agent")
+
+
 async def _watch(ring: Ring) -> tuple[int, float]:
     """Read samples of all containers; return how many came and the agent's processor seconds meanwhile."""
-    agent = next(
-        pid for pid, part in weigh.platform_processes(_home(ring)).items() if part == "workers.agent"
-    )
+    agent = _agent(ring)
     async with _socket(ring.rest, "/ws/stats/") as socket:
         await socket.recv()
         end, before, samples = time.monotonic() + WATCHED_S, weigh.cpu_s(agent), 0

@@ -22,6 +22,7 @@ from engine.containers.model import (
     Ulimit,
 )
 from engine.errors import BadSpec, EngineError, Unsupported, WrongState
+from engine.linux.process import wait_until
 from engine.network.model import NetworkSpec
 from engine.runtime.stats import Sampler
 from tests.support.busybox import make_tar
@@ -247,6 +248,23 @@ def test_a_fork_bomb_is_held(node: Node) -> None:
     node.containers.remove(container.id, force=True)
     assert time.monotonic() - began < 5
     node.containers.remove(neighbour.id, force=True)
+
+
+def test_figures_are_those_of_the_container_that_runs_now(node: Node) -> None:
+    """Files of a control group are kept open between samples; after a restart there is another group of that name."""
+    sampler = Sampler(node.containers.parts.cgroups)
+    container = node.run("sh", "-c", "sleep 600 & sleep 600 & wait")
+    group = node.containers.parts.group_of(container.id)
+    assert wait_until(lambda: sampler.sample(group, container.pid).pids == 3, 5)
+    before = sampler.sample(group, container.pid)
+    assert before.memory_bytes > 0
+    assert before.memory_peak_bytes >= before.memory_total_bytes
+    assert list(before.networks) == ["eth0"]
+    again = node.containers.restart(container.id, 0)
+    assert wait_until(lambda: sampler.sample(group, again.pid).pids == 3, 5)
+    node.containers.remove(container.id, force=True)
+    gone = sampler.sample(group, 0)
+    assert (gone.pids, gone.memory_bytes, gone.networks) == (0, 0, {})
 
 
 def test_processes_are_limited_without_being_asked(node: Node) -> None:

@@ -29,7 +29,7 @@ SHORTEST_S = 0.5
 LONGEST_S = 60.0
 FIRST_PAUSE_S = 0.2
 MOST_A_SECOND = (
-    100  # samples: with more containers than this each is sampled less often, and the load stays where it is
+    70  # samples: with more containers than this each is sampled less often, and the load stays where it is
 )
 _HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
