@@ -28,6 +28,7 @@ from engine.containers import exec as containers_exec
 from engine.containers import store as containers_store
 from engine.containers.archive import PathStat
 from engine.containers.exec import ExecRecord, ExecResult, Execs, ExecSpec
+from engine.containers.keptlogs import KeptLog, KeptLogs
 from engine.containers.manager import ContainerManager
 from engine.containers.model import Container, ContainerSpec, EndpointSpec, RestartPolicy
 from engine.containers.parts import Parts
@@ -415,8 +416,20 @@ class Engine:
     ) -> Container:
         return self.containers.wait(container, condition, timeout_s=timeout_s, cancel=cancel)
 
-    def remove(self, *, container: str, force: bool = False, volumes: bool = False) -> str:
-        return self.containers.remove(container, force=force, volumes=volumes)
+    def remove(
+        self, *, container: str, force: bool = False, volumes: bool = False, keep_log: bool = False
+    ) -> str:
+        return self.containers.remove(container, force=force, volumes=volumes, keep_log=keep_log)
+
+    def kept_logs(self) -> list[KeptLog]:
+        """Return the logs that were kept when their containers were removed, the newest first."""
+        return KeptLogs(self.config).list()
+
+    def kept_log_files(self, *, log: str) -> LogFiles:
+        return KeptLogs(self.config).files(log)
+
+    def kept_log_remove(self, *, log: str) -> str:
+        return KeptLogs(self.config).remove(log)
 
     def container_get(self, *, ref: str) -> Container:
         return self.parts.store.get(ref)

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Protocol
 from engine.build.request import BuildRequest
 from engine.config import EngineConfig
 from engine.containers.exec import ExecRecord, ExecSpec
+from engine.containers.keptlogs import KeptLog
 from engine.containers.model import Container, ContainerSpec, EndpointSpec, RestartPolicy
 from engine.db import Database
 from engine.events import Event
@@ -132,7 +133,10 @@ class EngineFacade(Protocol):
     def update(
         self, *, container: str, resources: dict[str, Any], restart: RestartPolicy | None
     ) -> Container: ...
-    def remove(self, *, container: str, force: bool, volumes: bool) -> str: ...
+    def remove(self, *, container: str, force: bool, volumes: bool, keep_log: bool) -> str: ...
+    def kept_logs(self) -> list[KeptLog]: ...
+    def kept_log_files(self, *, log: str) -> LogFiles: ...
+    def kept_log_remove(self, *, log: str) -> str: ...
     def commit(
         self,
         *,

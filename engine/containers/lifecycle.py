@@ -20,6 +20,7 @@ from engine.containers import effective, names
 from engine.containers import exec as execs
 from engine.containers.diskguard import refuse_when_low
 from engine.containers.effective import DEFAULT_STOP_TIMEOUT_S, Effective
+from engine.containers.keptlogs import KeptLogs
 from engine.containers.launch import Launcher, endpoint_specs
 from engine.containers.model import Container, ContainerSpec, Endpoint, Health, MountPoint, MountSpec, Status
 from engine.containers.parts import Parts
@@ -434,6 +435,7 @@ class Lifecycle:
     def remove(self, ref: str, *, force: bool = False, volumes: bool = False, keep_log: bool = False) -> str:
         """Remove a container, with `force` one that runs, with `volumes` its anonymous volumes too; return its id.
 
+        `keep_log` lets its log stay on the node (see `engine.containers.keptlogs`).
         Can be repeated at any point: a removal that was cut off is finished.
         """
         with self._parts.locked(ref) as container:
@@ -473,8 +475,13 @@ class Lifecycle:
     ) -> None:
         """Take everything of a container away, its row last, so that a removal that is cut off can be found and finished."""
         parts = self._parts
+        private = self._store.private(container.id)
+        keep_log = keep_log or private.keep_log  # asked for before the removal was cut off
         if announce:
-            container = self._store.save(dataclasses.replace(container, status=Status.REMOVING))
+            private = dataclasses.replace(private, keep_log=keep_log)
+            container = self._store.save(
+                dataclasses.replace(container, status=Status.REMOVING), private=private
+            )
         self._take_apart(container, strict=True)
         with (
             ExitStack() as last
@@ -485,10 +492,8 @@ class Lifecycle:
             parts.network.release(container.id)
             parts.ranges.release(container.id)
             folder = parts.data_folder(container.id)
-            if keep_log and (folder / "log").is_dir():
-                kept = parts.config.data_root / "kept-logs"
-                kept.mkdir(exist_ok=True, mode=0o700)
-                (folder / "log").rename(kept / container.id)
+            if keep_log:
+                KeptLogs(parts.config).keep(container, folder / "log")
             remove_tree(folder)
             parts.bundle(container.id).remove()
             execs.forget(parts.db, container.id)

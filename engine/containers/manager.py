@@ -11,7 +11,6 @@ manager.remove(container.id)
 from __future__ import annotations
 
 import builtins
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -29,13 +28,11 @@ from engine.containers.reconcile import Reconciler
 from engine.containers.supervise import Supervisor
 from engine.containers.timeline import Moment, timeline
 from engine.db import Database
-from engine.errors import NotFound, WrongState
+from engine.errors import WrongState
 from engine.images.store import ImageStore
-from engine.linux.files import remove_tree
 from engine.network.manager import NetworkManager
 from engine.progress import CancelToken, Reporter, silent
 from engine.runtime.log_reader import Entry, Gap, LogQuery, LogReader, Piece
-from engine.runtime.logs import LogFiles
 from engine.runtime.stats import Sampler, Stats
 from engine.runtime.streams import AttachPump, check_size
 from engine.volumes.manager import VolumeManager
@@ -211,23 +208,6 @@ class ContainerManager:
         """Yield what a container wrote, as bytes (see `LogReader.raw`)."""
         reader, alive = self.log_reader(ref)
         return reader.raw(query or LogQuery(), alive)
-
-    def kept_logs(self) -> builtins.list[str]:
-        """Return the ids of removed containers whose logs were kept on request."""
-        folder = self.parts.config.data_root / "kept-logs"
-        return sorted(os.listdir(folder)) if folder.is_dir() else []
-
-    def kept_log(self, container_id: str) -> LogReader:
-        """Return a reader of the log of a removed container; raises `NotFound`."""
-        if container_id not in self.kept_logs():
-            raise NotFound(f"no log of container {container_id[:64]!r} was kept")
-        folder = self.parts.config.data_root / "kept-logs" / container_id
-        return LogReader(LogFiles(folder, self.parts.config.log_max_bytes))
-
-    def forget_kept_log(self, container_id: str) -> None:
-        """Remove the log of a removed container. Idempotent."""
-        if container_id in self.kept_logs():
-            remove_tree(self.parts.config.data_root / "kept-logs" / container_id)
 
     def log_reader(self, ref: str) -> tuple[LogReader, Callable[[], bool]]:
         """Return a reader of a container's log, and the question whether more may come."""

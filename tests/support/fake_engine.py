@@ -92,7 +92,7 @@ class FakeEngine:
             time.sleep(float(found.spec.image.removeprefix("late-")))
         return saved
 
-    def remove(self, *, container: str, force: bool, volumes: bool) -> str:
+    def remove(self, *, container: str, force: bool, volumes: bool, keep_log: bool = False) -> str:
         found = self.container_get(ref=container)
         with self.db.transaction() as connection:
             connection.execute("DELETE FROM things WHERE id = ?", (found.id,))

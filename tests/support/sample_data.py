@@ -669,6 +669,7 @@ def node_answers() -> dict[str, Any]:
             {"name": "bin", "mode": 0o120777, "size_bytes": 7, "mtime": now - 900000, "link_target": "usr/bin"}, {"name": "entrypoint.sh", "mode": 0o100755, "size_bytes": 2210, "mtime": now - 90000},
         ]},
         "container.timeline": {"events": []},
+        "kept_log.list": {"logs": [{"id": _id("leafy-import"), "name": "leafy-import", "image": "leafy/backend:2.4.1", "removed_at": now - 86400, "size_bytes": 1_204_000}]},
         "image.layers": {"layers": [
             {"index": index, "created_by": text, "unpacked": True, "shared_with": [_id("other")] * 4 if index < 3 else [], "layer": {
                 "chain": f"sha256:{_id('c' + text)}", "diff_id": f"sha256:{_id(text)}", "size": amount, "descriptor": {"digest": f"sha256:{_id('z' + text)}", "size": amount // 3},

@@ -72,7 +72,7 @@ def pages_of(sample: dict[str, Any]) -> list[str]:
         *(f"/containers/{container}/{tab}" for tab in tabs),
         *(f"/images/{image}/{tab}" for tab in ("", "config/", "tags/", "users/", "json/")),
         f"/builds/{build}/", f"/operations/{sample['operations'][2].pk}/", "/volumes/leafy-data/", "/networks/leafy-network/", "/applications/leafy/",
-        "/system/", "/nodes/quay-1/", "/search/?q=leafy", "/audit/recordings/", "/containers/run/", "/builds/new/",
+        "/system/", "/nodes/quay-1/", "/search/?q=leafy", "/containers/kept-logs/", "/audit/recordings/", "/containers/run/", "/builds/new/",
     ]  # fmt: skip
 
 

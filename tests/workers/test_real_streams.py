@@ -23,8 +23,10 @@ from workers.contracts import (
     ContainerExec,
     ContainerFilesPut,
     ContainerKill,
+    ContainerRemove,
     ContainerStart,
     ContainerStop,
+    KeptLogRemove,
     NodeError,
     VolumeBackup,
     VolumeCreate,
@@ -412,3 +414,21 @@ async def test_a_file_travels_to_the_node_and_back(site: RealNode) -> None:
         await stream.send(b"half")
     await asyncio.sleep(0.3)
     assert not list((site.node.home / "spool/in").glob(f"*{cut}*"))
+
+
+async def test_a_log_that_was_kept_is_read_after_its_container(site: RealNode) -> None:
+    container = await run(site, "echo", "worth keeping")
+    await asyncio.to_thread(wait_for, lambda: status_of(site, container) == "exited")
+    await asyncio.to_thread(site.do, ContainerRemove(container, keep_log=True))
+    [kept] = (await web.query(site.name, "kept_log.list"))["logs"]
+    assert (kept["id"], kept["image"]) == (container, "busybox")
+    async with web.open_stream(site.name, "logs", {"kept": container, "follow": True}) as stream:
+        assert await rest(stream) == b"worth keeping\n"
+    await asyncio.to_thread(site.do, KeptLogRemove(container))
+    with pytest.raises(NodeError, match="no log"):
+        async with web.open_stream(site.name, "logs", {"kept": container}):
+            pass
+
+
+def status_of(site: RealNode, container: str) -> str:
+    return str(client.query(site.name, "container.inspect", {"ref": container})["status"])

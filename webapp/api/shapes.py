@@ -64,6 +64,7 @@ CONTAINER = shape(
     restart=TEXT,
     tty=FLAG,
 )
+KEPT_LOG = shape(id=TEXT, name=TEXT, image=TEXT, node=TEXT, removed_at=TEXT, size_bytes=NUMBER)
 CONTAINER_DETAIL = shape(**CONTAINER["properties"], actions=many(TEXT), record=ANY)
 IMAGE = shape(
     id=TEXT,

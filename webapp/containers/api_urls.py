@@ -2,9 +2,11 @@
 
 from django.urls import path
 
-from webapp.containers import apis
+from webapp.containers import apis, kept_log_apis
 
 urlpatterns = [
+    path("kept-logs/", kept_log_apis.KeptLogsView.as_view()),
+    path("kept-logs/<str:ref>/", kept_log_apis.KeptLogView.as_view()),
     path("containers/", apis.ContainersView.as_view(), name="api-containers"),
     path("containers/<str:ref>/", apis.ContainerView.as_view(), name="api-container"),
     path("containers/<str:ref>/start/", apis.StartView.as_view()),

@@ -129,19 +129,25 @@ class ContainersView(WharfingerView):
 
 class ContainerView(WharfingerView):
     permissions = {"GET": Permission.VIEW, "DELETE": Permission.OPERATE}
-    query = {"DELETE": ("force", "volumes")}
+    query = {"DELETE": ("force", "volumes", "keep_log")}
 
     @describe("Everything about a container", answer=shapes.CONTAINER_DETAIL)
     def get(self, request: Request, ref: str) -> Response:
         return Response(selectors.detail_json(selectors.container_get(ref), self.actor))
 
-    @describe("Remove a container", answer=docs.shape(id=docs.TEXT), query=("force", "volumes"), work=True)
+    @describe(
+        "Remove a container",
+        answer=docs.shape(id=docs.TEXT),
+        query=("force", "volumes", "keep_log"),
+        work=True,
+    )
     def delete(self, request: Request, ref: str) -> HttpResponse:
         query = request.query_params
         container = selectors.container_get(ref)
         operation = services.container_remove(
-            self.actor, container, force=flag(query, "force"), volumes=flag(query, "volumes")
-        )
+            self.actor, container, force=flag(query, "force"), volumes=flag(query, "volumes"),
+            keep_log=flag(query, "keep_log"),
+        )  # fmt: skip
         return self.accepted(operation, lambda ended: (200, {"id": container.id, "name": container.name}))
 
 
@@ -326,13 +332,13 @@ class LogsView(WharfingerView):
     @describe("What a container wrote", answer=docs.TEXT, query=LOG_QUERY, media="text/plain")
     def get(self, request: Request, ref: str) -> HttpResponse:
         container = selectors.container_get(ref)
-        params = log_params(container, request.query_params)
+        params = log_params(container.id, request.query_params)
         as_json = params["format"] == "json"
         content_type = "application/x-ndjson" if as_json else "text/plain; charset=utf-8"
         return stream_later(request._request, container.node.name, "logs", params, content_type=content_type)
 
 
-def log_params(container: Container, query: Any) -> dict[str, Any]:
+def log_params(container_id: str, query: Any) -> dict[str, Any]:
     """Return the parameters of a `logs` stream from a query string."""
     tail = query.get("tail", "all") or "all"
     if tail != "all" and not tail.isdecimal():
@@ -342,7 +348,7 @@ def log_params(container: Container, query: Any) -> dict[str, Any]:
         raise Invalid("format must be raw or json", fields={"format": ["raw or json"]})
     since, until = parse_moment(query.get("since", "")), parse_moment(query.get("until", ""), field="until")
     params: dict[str, Any] = {
-        "container": container.id,
+        "container": container_id,
         "stdout": flag(query, "stdout", default=True),
         "stderr": flag(query, "stderr", default=True),
         "follow": flag(query, "follow"),

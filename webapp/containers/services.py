@@ -191,9 +191,12 @@ def container_update(
 
 
 def container_remove(
-    actor: Actor, container: Container, *, force: bool = False, volumes: bool = False
+    actor: Actor, container: Container, *, force: bool = False, volumes: bool = False, keep_log: bool = False
 ) -> Operation:
-    """Remove a container; a living one only with `force`. `volumes` removes its anonymous volumes too."""
+    """Remove a container; a living one only with `force`. `volumes` removes its anonymous volumes too.
+
+    `keep_log` lets its log stay (see `webapp.containers.kept_logs`).
+    """
     state = container.state
     if not force and not state.can_remove and state is not Status.REMOVING:
         raise Conflict(
@@ -201,7 +204,9 @@ def container_remove(
             code="wrong_state",
             hint="stop it first, or remove it with force",
         )
-    contract = contracts.ContainerRemove(container=container.id, force=force, volumes=volumes)
+    contract = contracts.ContainerRemove(
+        container=container.id, force=force, volumes=volumes, keep_log=keep_log
+    )
     return _verb(actor, container, contract)
 
 

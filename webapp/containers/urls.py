@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from webapp.containers import list_pages, pages, run_pages, verb_pages
+from webapp.containers import kept_log_pages, list_pages, pages, run_pages, verb_pages
 
 PROJECT_VERBS = ("start", "stop", "restart")
 
@@ -13,6 +13,8 @@ urlpatterns = [
     path("containers/bulk/", verb_pages.container_bulk, name="container_bulk"),
     path("containers/remove/", verb_pages.container_remove, name="containers_remove"),
     path("containers/prune/", verb_pages.container_prune, name="container_prune"),
+    path("containers/kept-logs/", kept_log_pages.kept_logs, name="kept_logs"),
+    path("containers/kept-logs/<str:ref>/remove/", kept_log_pages.kept_log_removal, name="kept_log_remove"),
     path("applications/<str:name>/", list_pages.application, name="application"),
     path("containers/<str:ref>/", pages.container_logs, name="container"),
     path("containers/<str:ref>/terminal/", pages.container_terminal, name="container_terminal"),

@@ -118,9 +118,9 @@ def container_remove(request: HttpRequest, ref: str = "") -> HttpResponse:
     }
 
     def do() -> HttpResponse:
-        volumes = bool(request.POST.get("volumes"))
+        chosen = {name: bool(request.POST.get(name)) for name in ("volumes", "keep_log")}
         operations = [
-            services.container_remove(request.actor, c, force=c in alive, volumes=volumes) for c in containers
+            services.container_remove(request.actor, c, force=c in alive, **chosen) for c in containers
         ]  # type: ignore[attr-defined]
         words = containers[0].name if len(containers) == 1 else f"{len(containers)} containers"
         return accepted(request, operations[-1], f"Removing {words}", to="/containers/")
@@ -151,7 +151,7 @@ def _losses(containers: list[Container]) -> list[dict[str, str]]:
             {
                 "tone": "fail",
                 "text": f"What {_names(containers)} wrote outside of volumes",
-                "note": "its log goes too, after the time that logs are kept",
+                "note": "its log goes too, unless you keep it",
                 "link": "",
             },
         )

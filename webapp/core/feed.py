@@ -10,7 +10,7 @@ from webapp.core import states
 QUIET = ("session.open", "session.close", "audit.read")
 _PAST = {
     "container.create": "ran", "container.start": "started", "container.stop": "stopped", "container.restart": "restarted", "container.kill": "killed",
-    "container.pause": "paused", "container.unpause": "resumed", "container.remove": "removed", "container.rename": "renamed",
+    "container.pause": "paused", "container.unpause": "resumed", "container.remove": "removed", "kept_log.remove": "removed the kept log of", "container.rename": "renamed",
     "container.update": "changed the limits of", "container.commit": "committed", "container.exec": "ran a command in", "container.files_put": "copied files into",
     "image.pull": "pulled", "image.push": "pushed", "image.tag": "tagged", "image.remove": "removed image", "image.load": "loaded images", "image.import": "imported",
     "build.run": "built", "terminal.open": "opened a terminal in", "volume.backup": "backed up", "volume.restore": "restored", "volume.create": "made volume",

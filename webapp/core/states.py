@@ -167,6 +167,7 @@ _VERBS = {
     "container.rename": ("Rename", "Renaming"),
     "container.update": ("Change", "Changing"),
     "container.remove": ("Remove", "Removing"),
+    "kept_log.remove": ("Remove the kept log of", "Removing the kept log of"),
     "container.commit": ("Commit", "Committing"),
     "container.exec": ("Run a command in", "Running a command in"),
     "container.prune": ("Remove stopped containers", "Removing stopped containers"),

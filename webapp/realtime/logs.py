@@ -27,7 +27,7 @@ class ContainerLogsConsumer(LiveConsumer):
     def prepare(self) -> None:
         container = container_get(self.scope["url_route"]["kwargs"]["ref"])
         wanted = {"tail": "1000", **self.query} if not self.query.get("cursor") else dict(self.query)
-        self.params = log_params(container, {**wanted, "format": "json"})
+        self.params = log_params(container.id, {**wanted, "format": "json"})
         self.params["follow"] = True
         if cursor := self.query.get("cursor"):
             self.params["cursor"] = cursor

@@ -66,6 +66,7 @@ def make_asks(engine: EngineFacade, ledger: Ledger) -> dict[str, Ask]:
         ),
         "container.exec_inspect": lambda p: exec_inspect(engine, p),
         "container.timeline": lambda p: timeline(engine, p),
+        "kept_log.list": lambda p: {"logs": to_record(engine.kept_logs())},
         "image.history": lambda p: {"history": to_record(engine.image_history(ref=_text(p, "ref")))},
         "image.layers": lambda p: {"layers": to_record(engine.image_layers(ref=_text(p, "ref")))},
         "image.layer_files": lambda p: {

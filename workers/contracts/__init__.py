@@ -21,6 +21,7 @@ from workers.contracts.containers import (
     ContainerStop,
     ContainerUnpause,
     ContainerUpdate,
+    KeptLogRemove,
 )
 from workers.contracts.events import Heartbeat, NodeEvent, Outcome
 from workers.contracts.images import (
@@ -81,6 +82,7 @@ __all__ = [
     "ImageSave",
     "ImageTag",
     "ImageUntag",
+    "KeptLogRemove",
     "NetworkConnect",
     "NetworkCreate",
     "NetworkDisconnect",

@@ -106,13 +106,23 @@ class ContainerUpdate(Contract):
 
 @dataclass(frozen=True)
 class ContainerRemove(Contract):
-    """Remove a container; `volumes`: its anonymous volumes too. Result: `{"id"}`."""
+    """Remove a container; `volumes`: its anonymous volumes too; `keep_log`: its log stays. Result: `{"id"}`."""
 
     KIND = "container.remove"
 
     container: str
     force: bool = False
     volumes: bool = False
+    keep_log: bool = False
+
+
+@dataclass(frozen=True)
+class KeptLogRemove(Contract):
+    """Remove the log of a container that is gone. Result: `{"id"}`."""
+
+    KIND = "kept_log.remove"
+
+    log: str
 
 
 @dataclass(frozen=True)

@@ -282,8 +282,18 @@ def container_update(x: Context, p: c.ContainerUpdate) -> Result:
 @verb(c.ContainerRemove)
 def container_remove(x: Context, p: c.ContainerRemove) -> Result:
     with _gone_is_done(x):
-        return {"id": x.engine.remove(container=p.container, force=p.force, volumes=p.volumes)}
+        removed = x.engine.remove(
+            container=p.container, force=p.force, volumes=p.volumes, keep_log=p.keep_log
+        )
+        return {"id": removed}
     return {"id": p.container}
+
+
+@verb(c.KeptLogRemove)
+def kept_log_remove(x: Context, p: c.KeptLogRemove) -> Result:
+    with _gone_is_done(x):
+        return {"id": x.engine.kept_log_remove(log=p.log)}
+    return {"id": p.log}
 
 
 @verb(c.ContainerCommit)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from engine.containers.keptlogs import KeptLogs
 from engine.containers.model import ContainerSpec, MountSpec, RestartPolicy, Status
 from engine.errors import (
     AlreadyExists,
@@ -17,10 +18,13 @@ from engine.errors import (
     ContainerNotFound,
     ImageNotFound,
     InvalidInput,
+    NotFound,
     WrongState,
 )
 from engine.linux.mount import LinuxMounts
+from engine.runtime.log_reader import LogQuery, LogReader, Piece
 from tests.support.containers import Node, container_node
+from tests.support.crashing import crash
 
 pytestmark = pytest.mark.root
 
@@ -220,6 +224,35 @@ def test_auto_remove_leaves_nothing(node: Node) -> None:
         "die",
         "destroy",
     ]
+    nothing_left(node, container.id)
+
+
+def test_a_log_is_kept_after_removal_on_request(node: Node) -> None:
+    kept = KeptLogs(node.config)
+    one, two = node.run("echo", "worth keeping", name="kept"), node.run("echo", "not")
+    for container, keep in ((one, True), (two, False)):
+        node.containers.wait(container.id, timeout_s=10)
+        node.containers.remove(container.id, keep_log=keep)
+    [found] = kept.list()
+    assert (found.id, found.name, found.image) == (one.id, "kept", "busybox")
+    pieces = [
+        p for batch in LogReader(kept.files("kept")).raw(LogQuery()) for p in batch if isinstance(p, Piece)
+    ]
+    assert b"".join(piece.data for piece in pieces) == b"worth keeping\n"
+    with pytest.raises(NotFound):
+        kept.files(two.id)
+    assert kept.remove(one.id[:8]) == one.id
+    assert kept.list() == []
+    nothing_left(node, one.id)
+
+
+def test_a_log_is_kept_although_the_removal_was_cut_off(node: Node) -> None:
+    container = node.run("echo", "worth keeping")
+    node.containers.wait(container.id, timeout_s=10)
+    crash(node, "engine.network.manager:NetworkManager.release", "remove", container.id, keep_log=True)
+    node.containers.reconcile()
+    assert [log.id for log in KeptLogs(node.config).list()] == [container.id]
+    KeptLogs(node.config).remove(container.id)
     nothing_left(node, container.id)
 
 

@@ -29,22 +29,33 @@ Block = tuple[list[Part], int]  # with the position after it
 
 
 async def logs(stream: NodeStream, sources: Sources) -> dict[str, Any]:
-    """Feed the log as asked for; ends at its end, or with `follow` when the container does."""
+    """Feed the log as asked for; ends at its end, or with `follow` when the container does.
+
+    `kept` names the log of a container that is gone instead of a `container`.
+    """
     params = stream.params
-    container = sources.engine.container_get(ref=p.text(params, "container"))
     read = READERS.get(p.text(params, "format", "raw"))
     if read is None:
         raise ContractError(f"format must be one of {', '.join(READERS)}")
     query = query_of(params)
-    log = sources.engine.log_files(container=container.id)
+    if kept := p.text(params, "kept", ""):
+        log, tty, container, goes_on = sources.engine.kept_log_files(log=kept), False, kept, _never
+        query = dataclasses.replace(query, follow=False)
+    else:
+        found = sources.engine.container_get(ref=p.text(params, "container"))
+        log, tty, container = sources.engine.log_files(container=found.id), found.spec.tty, found.id
+        goes_on = is_alive(sources.engine, found.id)
     query = dataclasses.replace(query, after=await asyncio.to_thread(LogReader(log).begin, query))
-    await stream.opened(tty=container.spec.tty, container=container.id)
-    goes_on = is_alive(sources.engine, container.id)
+    await stream.opened(tty=tty, container=container)
     async for parts, position in blocks(
         stream, sources, log=log, query=query, read=_paired(read), goes_on=goes_on
     ):
         await write(stream, parts, position)
     return {}
+
+
+def _never() -> bool:
+    return False
 
 
 async def write(stream: NodeStream, parts: list[Part], position: int) -> None:
