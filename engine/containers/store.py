@@ -12,6 +12,7 @@ import json
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from engine.containers.model import Container, Status, from_json, to_json
@@ -209,4 +210,10 @@ def event(container: Container, action: str, **attributes: Any) -> Event:
 
 
 def _container(row: sqlite3.Row) -> Container:
-    return from_json(Container, json.loads(row["record"]))
+    return _parsed(row["record"])
+
+
+@lru_cache(maxsize=512)
+def _parsed(record: str) -> Container:
+    """Return what a record says. Most are read again and again before they change, and nobody changes what is read."""
+    return from_json(Container, json.loads(record))

@@ -19,6 +19,7 @@ from engine.errors import CommandFailed, Unavailable
 
 CLEAN_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 _STDERR_LIMIT = 64 * 1024
+_DEAD = ("Z", "X")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class ProcessId:
     @property
     def alive(self) -> bool:
         """Tell whether this very process still runs; one that is dead and not yet waited for does not."""
-        return self.pid > 0 and start_time(self.pid) == self.start_time and not is_zombie(self.pid)
+        fields = _stat(self.pid) if self.pid > 0 else []
+        return bool(fields) and int(fields[19]) == self.start_time and fields[0] not in _DEAD
 
     def send(self, number: int) -> bool:
         """Send a signal to this very process; return False when it is gone."""
@@ -80,7 +82,7 @@ def start_time(pid: int) -> int | None:
 def is_zombie(pid: int) -> bool:
     """Tell whether `pid` is dead and waits for its parent."""
     fields = _stat(pid)
-    return bool(fields) and fields[0] in ("Z", "X")
+    return bool(fields) and fields[0] in _DEAD
 
 
 def run(
@@ -143,7 +145,8 @@ def wait_until(condition: Callable[[], object], timeout_s: float, pause_s: float
 def _stat(pid: int) -> list[str]:
     """Return the fields of `/proc/PID/stat` from the third on (the second, the name, may hold anything)."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        with open(f"/proc/{pid}/stat", errors="replace") as file:
+            text = file.read()
     except (FileNotFoundError, ProcessLookupError):
         return []
     return text[text.rindex(")") + 2 :].split()

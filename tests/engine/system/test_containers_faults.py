@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -182,7 +183,7 @@ def test_containers_outlive_every_process_of_ours(node: Node) -> None:
     """F-08: a second engine finds them with the same process ids, a whole log, and exits that happened meanwhile."""
     script = "i=0; while [ $i -lt 200 ]; do echo $i; i=$((i+1)); sleep 0.005; done; exit 42"
     started = subprocess.run(
-        ["env", "python3", "-c", _RUNNER, str(node.config.data_root), str(node.config.run_root), node.config.instance, script],
+        ["env", sys.executable, "-c", _RUNNER, str(node.config.data_root), str(node.config.run_root), node.config.instance, script],
         capture_output=True, text=True, check=True, cwd=Path.cwd(),
     )  # fmt: skip
     identity, pid = started.stdout.split()
@@ -391,7 +392,7 @@ def test_a_container_is_out_of_reach_of_our_own_group(node: Node) -> None:
     """F-35: container and monitor are not below the group of whoever started them; killing that group leaves them."""
     cgroups, mine = Cgroups(), "wharfinger-test-agent"
     program = subprocess.Popen(
-        ["python3", "-c", _RUNNER + "\nimport time; sys.stdout.flush(); time.sleep(600)",
+        [sys.executable, "-c", _RUNNER + "\nimport time; sys.stdout.flush(); time.sleep(600)",
          str(node.config.data_root), str(node.config.run_root), node.config.instance, "sleep 600"],
         stdout=subprocess.PIPE, text=True, cwd=Path.cwd(),
     )  # fmt: skip
