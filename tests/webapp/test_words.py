@@ -11,7 +11,7 @@ import pytest
 from webapp.containers.mounts import parse_mount
 from webapp.containers.ports import parse_port
 from webapp.containers.services import signal_name
-from webapp.containers.spec import env_of, restart_of
+from webapp.containers.spec import compile_spec, env_file_of, env_of, restart_of
 from webapp.core.errors import Invalid
 from webapp.core.flags import flag
 from webapp.core.times import parse_moment
@@ -189,6 +189,22 @@ def test_environment() -> None:
     for bad in ({"": "x"}, {"A=B": "x"}, {"A\n": "x"}, {"A": "x\0"}, "A=1", 3):
         with pytest.raises(Invalid):
             env_of(bad)
+
+
+def test_environment_files_have_the_docker_commands_form() -> None:
+    text = '\ufeff# made by hand\n\nA=1\n  B=x=y \nC="quoted"\nD=\nA=2\n'
+    assert env_file_of(text) == {"A": "2", "B": "x=y ", "C": '"quoted"', "D": ""}
+    assert env_file_of(["A=1", "A=2\nB=3"]) == {"A": "2", "B": "3"}
+    assert env_file_of(None) == {}
+    spec = compile_spec({"image": "x", "env_file": "A=file\nB=file", "env": {"A": "own", "C": None}})
+    assert spec["env"] == {"A": "own", "B": "file", "C": None}
+
+
+@pytest.mark.parametrize("bad", ["A=1\nALONE", "=x\nB C=1", 5, [5]])
+def test_environment_files_that_cannot_be_read_name_the_line(bad: object) -> None:
+    with pytest.raises(Invalid) as caught:
+        env_file_of(bad)
+    assert "env_file" in caught.value.extra["fields"]
 
 
 def test_restart_policies() -> None:

@@ -52,6 +52,10 @@ class ContainerWish(Strict):
     )
     entrypoint = serializers.JSONField(required=False)
     env = serializers.JSONField(required=False, help_text='{"NAME": "value"} or ["NAME=value"]')
+    env_file = serializers.JSONField(
+        required=False,
+        help_text="the text of a file of NAME=VALUE lines, or a list of such texts; env wins over it",
+    )
     ports = serializers.ListField(required=False, help_text='"8080:80", "127.0.0.1:8080:80/udp", or objects')
     mounts = serializers.ListField(
         required=False, help_text='"data:/var/lib/data", "/srv:/srv:ro", or objects'

@@ -182,7 +182,7 @@ def compile_spec(data: dict[str, Any]) -> dict[str, Any]:
     for name in ("command", "entrypoint"):
         if isinstance(wanted.get(name), str):
             wanted[name] = _words(name, wanted[name])
-    wanted["env"] = env_of(wanted.get("env"))
+    wanted["env"] = env_file_of(wanted.pop("env_file", None)) | env_of(wanted.get("env"))
     wanted["ports"] = [port for item in _list(wanted, "ports") for port in _port(item)]
     wanted["mounts"] = [
         parse_mount(item) if isinstance(item, str) else item for item in _list(wanted, "mounts")
@@ -204,6 +204,32 @@ def strict(kind: type[Any], data: Any) -> Any:
         raise Invalid(
             str(error), fields={name: ["unknown" if "unknown" in str(error) else "wrong type"]}
         ) from error
+
+
+def env_file_of(value: Any) -> dict[str, str | None]:
+    """Return the variables of the content of environment files: the later line wins, `env` wins over all.
+
+    As with the docker command: `NAME=VALUE` lines, taken as they are (quotes too); empty lines and those that begin with `#` say
+    nothing. `NAME` alone would be the value that the writer's own shell has, which is not here: it is refused.
+    """
+    texts = value if isinstance(value, list) else [value or ""]
+    if not all(isinstance(text, str) for text in texts):
+        raise Invalid(
+            "env_file must be the text of a file, or a list of texts", fields={"env_file": ["wrong type"]}
+        )
+    env: dict[str, str | None] = {}
+    for text in texts:
+        for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+            name, equal, rest = line.lstrip().partition("=")
+            if not name or name.startswith("#"):
+                continue
+            if not equal or " " in name or "\0" in line:
+                raise Invalid(
+                    f"line {number} of the environment file is no NAME=VALUE: {line[:60]!r}",
+                    fields={"env_file": [f"line {number}"]},
+                )
+            env[name] = rest
+    return env
 
 
 def env_of(value: Any) -> dict[str, str | None]:
