@@ -28,7 +28,7 @@ LOG_OPTIONS = {"max-size", "max-file", "mode", "compress"}
 _LEAST_MEMORY = 6 * 1024 * 1024
 _LIMITS = {name.removeprefix("RLIMIT_").lower() for name in dir(resource) if name.startswith("RLIMIT_")}
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
-_DOMAIN = re.compile(r"[A-Za-z0-9_.-]{1,253}\Z")
+_DOMAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")  # setdomainname(2)
 _ENV_NAME = re.compile(r"[^=\0\n]+\Z")
 _SYSCTL = re.compile(r"[a-z0-9_]+([./][A-Za-z0-9_.-]+)+\Z")
 _CPUSET = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*\Z")
@@ -167,7 +167,10 @@ def _check_texts(spec: ContainerSpec) -> None:
     if spec.hostname and not _HOST.match(spec.hostname):
         raise BadSpec(f"not a host name: {spec.hostname[:64]!r}")
     if spec.domainname and not _DOMAIN.match(spec.domainname):
-        raise BadSpec(f"not a domain name: {spec.domainname[:64]!r}")
+        raise BadSpec(
+            f"not a domain name: {spec.domainname[:64]!r}",
+            hint="letters, digits, dots and dashes, at most 64",
+        )
     for name, value in spec.env.items():
         if not _ENV_NAME.match(name) or "\0" in (value or ""):
             raise BadSpec(f"not an environment variable: {name[:64]!r}")

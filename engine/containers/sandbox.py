@@ -101,7 +101,6 @@ class Assembler:
             namespaces=self._namespaces(container, idmap),
             id_start=idmap.host_start if idmap else None,
             hostname=hostname(container),
-            domainname=spec.domainname,
             read_only=spec.read_only,
             mounts=mounts,
             shm_size_bytes=0 if spec.ipc_mode == "none" else spec.shm_size_bytes or DEFAULT_SHM_BYTES,

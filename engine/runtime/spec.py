@@ -118,7 +118,6 @@ class SandboxSpec:
     id_start: int | None
     id_size: int = 65536
     hostname: str = ""
-    domainname: str = ""
     read_only: bool = False
     mounts: Sequence[dict[str, Any]] = ()
     shm_size_bytes: int = 64 * 1024 * 1024

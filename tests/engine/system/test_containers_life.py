@@ -305,6 +305,7 @@ def test_bad_combinations_are_refused(node: Node) -> None:
         {"stop_signal": "SIGNOPE"},
         {"pid_mode": "container:"},
         {"hostname": "bad\nname"},
+        {"domainname": "x" * 65},
         {"extra_hosts": ["a:1.2.3.4\nevil"]},
         {"env": {"A\nB": "x"}},
         {"mounts": [MountSpec("tmpfs", "/x"), MountSpec("tmpfs", "/x")]},
