@@ -392,6 +392,36 @@ def test_ordinary_things_work_in_a_debian_container(node: Node, debian: str) -> 
     assert text.splitlines() == ["1001", "bob", "Status: install ok installed", "port 80", "hi", "0"]
 
 
+def test_apt_installs_in_a_container(node: Node, debian: str) -> None:
+    """apt changes to its own user `_apt` to fetch and to root to unpack; packages keep other owners and set-user-id bits."""
+    script = """set -e; mkdir -p /tmp/p/DEBIAN /tmp/p/usr/bin /srv/repo; cd /srv/repo
+        printf '#!/bin/sh\\necho installed\\n' > /tmp/p/usr/bin/p; chown 0:mail /tmp/p/usr/bin/p; chmod 4755 /tmp/p/usr/bin/p
+        printf 'Package: p\\nVersion: 1\\nArchitecture: all\\nMaintainer: x <x@y>\\nDescription: p\\n' | tee /tmp/p/DEBIAN/control > Packages
+        dpkg-deb -b /tmp/p p.deb >/dev/null
+        printf 'Filename: ./p.deb\\nSize: %s\\nSHA256: %s\\n' $(stat -c %s p.deb) $(sha256sum p.deb | cut -d' ' -f1) >> Packages
+        echo 'deb [trusted=yes] file:/srv/repo ./' > /etc/apt/sources.list
+        apt-get update >/dev/null 2>&1; apt-get install -y p >/dev/null 2>&1; p; stat -c '%A %U %G' /usr/bin/p"""
+    assert run_debian(node, "sh", "-c", script).splitlines() == ["installed", "-rwsr-xr-x root mail"]
+
+
+def test_a_database_takes_over_its_volume_and_a_server_drops_its_rights(node: Node, debian: str) -> None:
+    """As the images of PostgreSQL and nginx do: root gives a volume away and goes on as another user; 80 is bound by root."""
+    script = """set -e; chown -R 999:999 /data; chmod 700 /data
+        setpriv --reuid 999 --regid 999 --clear-groups sh -c 'echo row > /data/table; id -u'; stat -c '%u %a' /data /data/table
+        python3 - <<'PYTHON'
+import os, socket
+server = socket.socket(); server.bind(("0.0.0.0", 80)); server.listen()
+os.setgid(33); os.setuid(33)
+client = socket.create_connection(("127.0.0.1", 80)); print("served by", os.getuid())
+PYTHON"""
+    volume = MountSpec("volume", "/data", source="pgdata")
+    text = run_debian(node, "sh", "-c", script, mounts=[volume])
+    assert text.splitlines() == ["999", "999 700", "999 644", "served by 33"]
+    assert (Path(node.volumes.get("pgdata").path) / "table").stat().st_uid == 999
+    again = run_debian(node, "cat", "/data/table", mounts=[volume], user="999")
+    assert again == "row\n"
+
+
 def test_privileged_has_the_hosts_ids_and_says_so(node: Node) -> None:
     text = node.output(
         "sh",
