@@ -106,6 +106,7 @@ def environment(home: Home, host: str, port: int) -> dict[str, str]:
         DJANGO_SETTINGS_MODULE="webapp.settings.server",
         PYTHONUNBUFFERED="1",
         PYTHONDONTWRITEBYTECODE="1",
+        MALLOC_ARENA_MAX="2",  # mallopt(3): with one for each of many threads, memory that was used once is never given back
     )
     return values
 
