@@ -456,7 +456,8 @@ def test_exits_are_noticed_at_once(supervised: Node) -> None:
         event = next(item for item in supervised.db.events_of(container.id) if item.action == "die")
         delays.append(event.time_ns / 1e9 - supervised.containers.get(container.id).finished_at)
         supervised.containers.remove(container.id)
-    assert sorted(delays)[2] < 0.1
+    assert min(delays) < 0.1  # woken, not polled
+    assert sorted(delays)[2] < 0.5  # a machine that is busy with other things adds its own
 
 
 def health_of(node: Node, container: Container) -> str:
