@@ -23,6 +23,7 @@ from engine.containers.store import Private
 from engine.errors import InUse, NotFound
 from engine.linux.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID
 from engine.linux.userns import RANGE_SIZE, IdMap, make_netns_inside, make_userns, open_idmap, unpin
+from engine.linux.uts import set_domain
 from engine.runtime import stubs
 from engine.runtime.conmon import Launch, Launched
 from engine.runtime.stdio import give_streams, owner_of
@@ -64,6 +65,8 @@ class Launcher:
                     parts.cgroups.complete(parts.group_of(container.id), launched.init.pid)
                     parts.runtime.learn(assembled.config, container.id)
                     give_streams(launched.init.pid, owner_of(assembled.config["process"], idmap))
+                    if container.spec.domainname:
+                        set_domain(launched.init.pid, container.spec.domainname)
                 finally:
                     _settle(network)
                 container = dataclasses.replace(container, endpoints=network.result())

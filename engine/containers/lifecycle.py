@@ -41,7 +41,6 @@ from engine.errors import (
 )
 from engine.images.model import Image
 from engine.linux.files import remove_tree
-from engine.linux.uts import set_domain
 from engine.progress import CancelToken, Reporter, silent
 from engine.runtime.paths import check_mount_target
 
@@ -233,8 +232,6 @@ class Lifecycle:
             with _translated(f"container {container.name!r} could not be started"):
                 refuse_when_low(self._parts.config.data_root)
                 started = self.launcher.launch(container, restarted=restarted)
-                if started.spec.domainname:
-                    set_domain(started.pid, started.spec.domainname)
         except EngineError as error:
             self._note_failure(container, error)
             raise
