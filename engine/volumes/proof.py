@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import queue
 import stat
@@ -10,13 +11,16 @@ import threading
 from isal import isal_zlib
 
 from engine.errors import Corrupt
-from engine.layers.compression import open_any
+from engine.layers.compression import OUT_CHUNK, UnpackedReader, open_any
 from engine.layers.tar import Kind, TarReader, Writable
 from engine.volumes.limits import VOLUME
 
 
 class Proof:
-    """Reads the archive back while it is written, in a thread, and keeps each file's size and checksum."""
+    """Reads the archive back while it is written, in a thread, and keeps each file's size and checksum.
+
+    The digest is that of the bytes read back, so it is one of what lies there.
+    """
 
     def __init__(self, source: int) -> None:
         self._source = source  # the archive as a file, -1: only the bytes handed over
@@ -25,6 +29,7 @@ class Proof:
         self._found: list[tuple[str, int, int]] = []
         self._error: BaseException | None = None
         self._offset = 0
+        self._digest = hashlib.sha256()
         self._chunk = b""
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="backup-proof", daemon=True)
@@ -41,8 +46,8 @@ class Proof:
                 continue
             return
 
-    def finish(self, expected: list[tuple[str, int, int]]) -> None:
-        """Wait for the end and compare; raise `Corrupt` with the first difference."""
+    def finish(self, expected: list[tuple[str, int, int]]) -> str:
+        """Wait for the end, compare, and return the archive's digest; raise `Corrupt` with the first difference."""
         self.feed(b"")
         self._thread.join()
         self._close()
@@ -53,6 +58,7 @@ class Proof:
                 raise Corrupt(f"the backup reads back differently at {want[0]!r}")
         if len(expected) != len(self._found):
             raise Corrupt(f"the backup reads back with {len(self._found)} of {len(expected)} files")
+        return f"sha256:{self._digest.hexdigest()}"
 
     def stop(self) -> None:
         """End the thread; nothing is compared."""
@@ -75,17 +81,17 @@ class Proof:
             except queue.Empty:
                 continue
             self._ended = not chunk
-            if not chunk or self._source < 0:
-                return chunk
-            stored = os.pread(self._source, len(chunk), self._offset)
-            self._offset += len(chunk)
-            return stored
+            if chunk and self._source >= 0:
+                size, chunk = len(chunk), os.pread(self._source, len(chunk), self._offset)
+                self._offset += size
+            self._digest.update(chunk)
+            return chunk
         self._ended = True
         return b""
 
     def _run(self) -> None:
         try:
-            reader = TarReader(open_any(self, VOLUME), VOLUME, require_end=True)
+            reader = TarReader(_Whole(open_any(self, VOLUME)), VOLUME, require_end=True)
             for entry in reader:
                 if entry.kind is not Kind.FILE:
                     continue
@@ -100,6 +106,16 @@ class Proof:
         if self._source >= 0:
             os.close(self._source)
             self._source = -1
+
+
+class _Whole:
+    """Gives the reader of the archive what was unpacked as it comes, uncut: nothing is copied on the way."""
+
+    def __init__(self, unpacked: UnpackedReader) -> None:
+        self._unpacked = unpacked
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self._unpacked.read(max(size, OUT_CHUNK))
 
 
 def source_of(out: Writable) -> int:

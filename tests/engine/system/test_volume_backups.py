@@ -19,6 +19,7 @@ from engine.config import EngineConfig
 from engine.containers.model import MountSpec
 from engine.db import Database
 from engine.errors import BadArchive, BadSpec, Cancelled, Corrupt, InUse, NoSpace, NotFound, VolumeNotFound
+from engine.layers.compression import PACK_BLOCK
 from engine.layers.tar import Kind, TarEntry, TarWriter
 from engine.progress import CancelToken
 from engine.volumes import SCHEMA, VolumeManager
@@ -171,6 +172,52 @@ def test_files_that_change_meanwhile_are_named(volumes: VolumeManager, data: Pat
     with (tmp_path / "backup9").open("rb") as source:
         volumes.restore("copy", source, create=True)
     assert (Path(volumes.get("copy").path) / "deep/er/row").read_bytes() == b"hello" * 1000
+
+
+def test_second_name_of_a_file_whose_first_went_away_is_kept_as_a_file(
+    volumes: VolumeManager, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hard link to a file that is not in the archive could not be restored."""
+    os.link(data / "big", data / "deep/third")
+    real = os.open
+
+    def removed_meanwhile(path: object, *arguments: object, **options: object) -> int:
+        if path == "big":
+            (data / "big").unlink(missing_ok=True)
+        return real(path, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", removed_meanwhile)
+    volumes.backup_to("v", tmp_path / "b")
+    with (tmp_path / "b").open("rb") as source:
+        volumes.restore("copy", source, create=True)
+    copied = Path(volumes.get("copy").path)
+    assert not (copied / "big").exists()
+    assert (copied / "deep/same").read_bytes() == (data / "deep/same").read_bytes()
+    assert (copied / "deep/same").samefile(copied / "deep/third")
+
+
+def test_archive_is_the_same_however_long_its_files_are(volumes: VolumeManager, tmp_path: Path) -> None:
+    """Files that end before, at and after the edge of a block of the packer."""
+    folder = Path(volumes.create("edges").path)
+    for size in (
+        0,
+        1,
+        511,
+        512,
+        513,
+        PACK_BLOCK - 513,
+        PACK_BLOCK - 512,
+        PACK_BLOCK,
+        PACK_BLOCK + 1,
+        3 * PACK_BLOCK,
+    ):
+        (folder / f"{size}").write_bytes(os.urandom(size))
+    volumes.backup_to("edges", tmp_path / "b")
+    with (tmp_path / "b").open("rb") as source:
+        volumes.restore("copy", source, create=True)
+    assert tree(Path(volumes.get("copy").path)) == tree(folder)
+    subprocess.run(["tar", "xzf", tmp_path / "b", "-C", tmp_path], check=True)
+    assert (tmp_path / f"{PACK_BLOCK + 1}").read_bytes() == (folder / f"{PACK_BLOCK + 1}").read_bytes()
 
 
 def test_full_disk_fails_the_backup_and_leaves_no_part(
