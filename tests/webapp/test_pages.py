@@ -25,6 +25,7 @@ LISTS = [
     "/operations/",
     "/audit/",
     "/volumes/",
+    "/backups/",
     "/networks/",
     "/registries/",
     "/nodes/",

@@ -33,7 +33,7 @@ from webapp.volumes.models import BackupSchedule
 from webapp.volumes.services import run_due_schedules
 from workers.contracts.networks import NetworkCreate
 from workers.contracts.problems import NodeError, Problem
-from workers.contracts.volumes import VolumeBackup, VolumeRestore
+from workers.contracts.volumes import BackupRemove, VolumeBackup, VolumeRestore
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ApiOf = Callable[..., Api]
@@ -288,6 +288,60 @@ def test_a_backup_is_kept_and_restored(voice: FakeNode, bob: User, api: ApiOf) -
         contract.file_name,
         ["a"],
     )
+
+
+def test_a_kept_backup_is_downloaded_and_removed(voice: FakeNode, bob: User, vera: User, api: ApiOf) -> None:
+    voice.say("volume", "create", "data", record={"name": "data", "created_at": 1.0})
+    client = api(bob)
+    made = client.write("/volumes/data/backup/", {}).json()["backup"]["id"]
+    operation, backup = last_sent()
+    assert isinstance(backup, VolumeBackup)
+    assert client.send("DELETE", f"/backups/{made}/").status_code == 409  # still being made
+    assert client.read(f"/backups/{made}/file/").status_code == 409
+    voice.end(operation, result={"path": f"{backup.directory}/{backup.file_name}", "size_bytes": 9})
+    assert client.read(f"/backups/{made}/").json()["status"] == "ready"
+    assert api(vera).read(f"/backups/{made}/file/").status_code == 403
+    assert (
+        client.read(f"/backups/{made}/file/").json()["code"] == "node_silent"
+    )  # it asks; there is none here
+    assert Entry.objects.filter(action="backup.download", target_id=made, actor="bob").count() == 1
+    assert client.send("DELETE", f"/backups/{made}/").status_code == 202
+    operation, removal = last_sent()
+    assert isinstance(removal, BackupRemove)
+    assert (removal.directory, removal.file_name) == (backup.directory, backup.file_name)
+    assert client.read(f"/backups/{made}/").status_code == 200  # until the node says that it is gone
+    voice.end(operation, result={"path": "/x"})
+    assert client.read(f"/backups/{made}/").json()["code"] == "backup_not_found"
+    assert client.read("/backups/").json()["results"] == []
+    assert Entry.objects.filter(action="backup.remove", actor="bob", outcome="accepted").count() == 1
+
+
+def test_a_removal_that_fails_keeps_the_backup(voice: FakeNode, bob: User, api: ApiOf) -> None:
+    voice.say("volume", "create", "data", record={"name": "data", "created_at": 1.0})
+    client = api(bob)
+    made = client.write("/volumes/data/backup/", {}).json()["backup"]["id"]
+    voice.end(last_sent()[0], result={"path": "/x/y", "size_bytes": 9})
+    client.send("DELETE", f"/backups/{made}/")
+    voice.end(last_sent()[0], status="failed", problem=Problem("denied", "not there"))
+    assert client.read(f"/backups/{made}/").json()["status"] == "ready"
+
+
+def test_backups_of_a_volume_that_is_gone_are_on_a_page_of_their_own(
+    voice: FakeNode, bob: User, api: ApiOf, client: Client
+) -> None:
+    voice.say("volume", "create", "data", record={"name": "data", "created_at": 1.0})
+    made = api(bob).write("/volumes/data/backup/", {}).json()["backup"]["id"]
+    voice.end(last_sent()[0], result={"path": "/x/y", "size_bytes": 9})
+    voice.say("volume", "destroy", "data", record={"name": "data"})
+    assert client.post("/login/", {"username": "bob", "password": PASSWORD}).status_code == 302
+    page = client.get("/backups/").content.decode()
+    assert "is gone" in page
+    assert f"/api/v1/backups/{made}/file/" in page
+    assert f"/volumes/data/restore/?backup={made}" in page
+    question = client.get(f"/backups/{made}/remove/").content.decode()
+    assert "there is no other proven backup of it" in question
+    assert client.post(f"/backups/{made}/remove/").status_code == 302
+    assert isinstance(last_sent()[1], BackupRemove)
 
 
 def test_schedules_make_backups_and_let_old_ones_go(voice: FakeNode, bob: User, api: ApiOf) -> None:

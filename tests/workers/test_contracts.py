@@ -54,7 +54,7 @@ OPERATION = "a" * 32
 KINDS = """image.pull image.push image.tag image.untag image.remove image.load image.import image.save image.prune build.run
 build_cache.prune container.create container.start container.stop container.restart container.kill container.pause container.unpause
 container.rename container.update container.remove container.commit container.exec container.prune container.files_put kept_log.remove network.create
-network.remove network.connect network.disconnect network.prune volume.create volume.remove volume.prune volume.backup volume.restore
+network.remove network.connect network.disconnect network.prune volume.create volume.remove volume.prune volume.backup volume.restore backup.remove
 system.prune system.check system.repair""".split()
 
 

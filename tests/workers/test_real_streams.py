@@ -8,6 +8,7 @@ import json
 import tarfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tests.support.worker import wait_for
 from webapp.realtime import streams as web
 from workers import client
 from workers.contracts import (
+    BackupRemove,
     ContainerCreate,
     ContainerExec,
     ContainerFilesPut,
@@ -395,6 +397,42 @@ def test_a_backup_lands_in_the_spool_under_its_name(site: RealNode) -> None:
     path = site.node.home / "spool/out" / target
     assert done["size_bytes"] == path.stat().st_size > 0
     path.unlink()
+
+
+async def test_a_kept_backup_is_fetched_and_removed(site: RealNode) -> None:
+    site.do(VolumeCreate(name="kept"))
+    folder = site.node.home / "backups/kept/kept"
+    done = site.do(VolumeBackup("kept", directory=str(folder), file_name="kept-1.tar.gz"))
+    content = (folder / "kept-1.tar.gz").read_bytes()
+    assert done["size_bytes"] == len(content)
+    where = {"directory": str(folder), "file_name": "kept-1.tar.gz"}
+    async with web.open_stream(site.name, "backup.file", where) as stream:
+        assert b"".join([chunk.data async for chunk in stream]) == content
+    for _ in range(2):  # again: it is gone, which is what was asked for
+        site.do(BackupRemove("kept", str(folder), "kept-1.tar.gz"))
+        assert list(folder.iterdir()) == []
+    with pytest.raises(NodeError) as refused:
+        async with web.open_stream(site.name, "backup.file", where) as stream:
+            await rest(stream)
+    assert refused.value.problem.code == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("directory", "file_name"),
+    [("/etc", "passwd"), ("{home}/backups/..", "node.key"), ("{home}/backups", "../x")],
+)
+async def test_only_backups_are_fetched_and_removed(site: RealNode, directory: str, file_name: str) -> None:
+    """AP-16."""
+    directory = directory.format(home=site.node.home)
+    with pytest.raises(NodeError) as refused:
+        async with web.open_stream(
+            site.name, "backup.file", {"directory": directory, "file_name": file_name}
+        ) as stream:
+            await rest(stream)
+    assert refused.value.problem.code in ("denied", "invalid_input")
+    outcome = site.outcome(site.send(BackupRemove("kept", directory, file_name)))
+    assert outcome["error"]["code"] in ("denied", "invalid_input")
+    assert Path("/etc/passwd").exists()
 
 
 async def test_a_file_travels_to_the_node_and_back(site: RealNode) -> None:

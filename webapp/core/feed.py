@@ -14,7 +14,7 @@ _PAST = {
     "container.update": "changed the limits of", "container.commit": "committed", "container.exec": "ran a command in", "container.files_put": "copied files into",
     "image.pull": "pulled", "image.push": "pushed", "image.tag": "tagged", "image.remove": "removed image", "image.load": "loaded images", "image.import": "imported",
     "build.run": "built", "terminal.open": "opened a terminal in", "volume.backup": "backed up", "volume.restore": "restored", "volume.create": "made volume",
-    "volume.remove": "removed volume", "network.create": "made network", "network.remove": "removed network", "network.connect": "connected",
+    "volume.remove": "removed volume", "backup.remove": "removed a backup of", "network.create": "made network", "network.remove": "removed network", "network.connect": "connected",
     "network.disconnect": "disconnected", "user.create": "added", "user.update": "changed", "token.create": "made token", "token.revoke": "ended token",
     "registry.save": "saved the account at", "registry.remove": "removed the account at", "system.prune": "freed space on", "operation.cancel": "cancelled", "operation.retry": "repeated",
 }  # fmt: skip

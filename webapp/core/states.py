@@ -192,6 +192,7 @@ _VERBS = {
     "volume.remove": ("Remove volume", "Removing volume"),
     "volume.backup": ("Back up", "Backing up"),
     "volume.restore": ("Restore", "Restoring"),
+    "backup.remove": ("Remove backup", "Removing backup"),
     "volume.prune": ("Remove unused volumes", "Removing unused volumes"),
     "system.prune": ("Free space", "Freeing space"),
     "system.check": ("Check the node", "Checking the node"),

@@ -14,4 +14,6 @@ urlpatterns = [
     path("volumes/<str:name>/schedules/", apis.SchedulesView.as_view()),
     path("volumes/<str:name>/schedules/<int:pk>/", apis.ScheduleView.as_view()),
     path("backups/", apis.BackupsView.as_view()),
+    path("backups/<str:pk>/", apis.BackupItemView.as_view()),
+    path("backups/<str:pk>/file/", apis.BackupFileView.as_view()),
 ]

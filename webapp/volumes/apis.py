@@ -204,6 +204,46 @@ class BackupsView(WharfingerView):
         )
 
 
+class BackupItemView(WharfingerView):
+    permissions = {"GET": Permission.VIEW, "DELETE": Permission.OPERATE}
+
+    @describe("One backup that is kept", answer=shapes.BACKUP)
+    def get(self, request: Request, pk: str) -> Response:
+        return Response(selectors.backup_json(selectors.backup_get(pk)))
+
+    @describe("Remove a kept backup from its node", answer=docs.shape(id=docs.TEXT), work=True)
+    def delete(self, request: Request, pk: str) -> HttpResponse:
+        backup = selectors.backup_get(pk)
+        return self.accepted(services.backup_remove(self.actor, backup), lambda ended: (200, {"id": pk}))
+
+
+class BackupFileView(WharfingerView):
+    permissions = {"GET": Permission.OPERATE}
+
+    @describe("Download a kept backup", answer=docs.BINARY, media="application/zstd")
+    def get(self, request: Request, pk: str) -> HttpResponse:
+        backup = selectors.backup_get(pk)
+        if backup.status != "ready":
+            raise Conflict(f"the backup is {backup.status}", code="wrong_state")
+        audit.record(
+            self.actor,
+            "backup.download",
+            target_type="backup",
+            target_id=backup.id,
+            target=backup.volume,
+            node=backup.node.name,
+        )
+        directory, _, file_name = backup.location.rpartition("/")
+        return stream_later(
+            request._request,
+            backup.node.name,
+            "backup.file",
+            {"directory": directory, "file_name": file_name},
+            content_type=MEDIA[backup.compression],
+            filename=file_name,
+        )
+
+
 class ScheduleWish(Strict):
     every_hours = serializers.IntegerField(required=False, default=24)
     keep = serializers.IntegerField(required=False, default=7)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
+from django.db.models import Sum
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -216,6 +217,40 @@ def volume_prune(request: HttpRequest) -> HttpResponse:
         return accepted(request, operations[-1], f"Removing {words}", to="/volumes/")
 
     return ask_or_do(request, "volumes/prune.html", context, do, back="/volumes/")
+
+
+@page(Permission.VIEW)
+def backup_list(request: HttpRequest) -> HttpResponse:
+    """Every backup that is kept, of volumes that are gone too."""
+    text = request.GET.get("q", "").strip()
+    found = selectors.backup_list()
+    listed = part_of(request, found.filter(volume__icontains=text) if text else found)
+    there = set(Volume.objects.values_list("node_id", "name"))
+    for backup in listed.items:
+        backup.is_there = (backup.node_id, backup.volume) in there
+    kept = found.filter(status="ready")
+    context = {
+        "page": listed,
+        "text": text,
+        "count": kept.count(),
+        "size": kept.aggregate(size=Sum("size_bytes"))["size"] or 0,
+    }
+    return render(request, "volumes/backups.html", context)
+
+
+@page(GET=Permission.OPERATE, POST=Permission.OPERATE)
+def backup_remove(request: HttpRequest, pk: str) -> HttpResponse:
+    found = selectors.backup_get(pk)
+    others = selectors.backup_list(found.volume).filter(node=found.node, status="ready", proven=True)
+    newest = others.exclude(pk=found.pk).first()
+    back = back_to(request, "/backups/")
+
+    def do() -> HttpResponse:
+        operation = services.backup_remove(request.actor, found)  # type: ignore[attr-defined]
+        return accepted(request, operation, f"Removing a backup of {found.volume}", to=back)
+
+    context = {"backup": found, "newest": newest}
+    return ask_or_do(request, "volumes/backup_remove.html", context, do, back=back)
 
 
 @page(POST=Permission.OPERATE)

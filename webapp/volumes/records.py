@@ -39,6 +39,8 @@ def removed(node: Node, name: str) -> None:
 
 def operation_ended(operation: Operation) -> None:
     """A backup is ready when its operation says so; a failed one is kept as a failed line, without a file."""
+    if operation.kind == "backup.remove" and operation.status == "succeeded":
+        Backup.objects.filter(pk=operation.target_id, node=operation.node).update(status="removed")
     if operation.kind != "volume.backup":
         return
     backup = Backup.objects.filter(operation=operation.id, status="making").first()

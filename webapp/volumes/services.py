@@ -149,6 +149,19 @@ def volume_restore(
     )
 
 
+def backup_remove(actor: Actor, backup: Backup) -> Operation:
+    """Remove a kept backup from its node. What is read from it meanwhile is read to the end."""
+    if backup.status == "making":
+        raise Conflict(
+            "this backup is still being made", code="wrong_state", hint="wait for it, or cancel its operation"
+        )
+    directory, _, file_name = backup.location.rpartition("/")
+    contract = contracts.BackupRemove(volume=backup.volume, directory=directory, file_name=file_name)
+    return operations.submit(
+        actor, contract, node=backup.node, target=Target("backup", backup.id, backup.volume)
+    )
+
+
 def schedule_create(
     actor: Actor, volume: Volume, *, every_hours: int = 24, keep: int = 7, compression: str = "zstd"
 ) -> BackupSchedule:

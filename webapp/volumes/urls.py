@@ -5,6 +5,8 @@ from django.urls import path
 from webapp.volumes import pages
 
 urlpatterns = [
+    path("backups/", pages.backup_list, name="backups"),
+    path("backups/<str:pk>/remove/", pages.backup_remove, name="backup_remove"),
     path("volumes/", pages.volume_list, name="volumes"),
     path("volumes/new/", pages.volume_new, name="volume_new"),
     path("volumes/prune/", pages.volume_prune, name="volume_prune"),

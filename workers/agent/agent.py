@@ -154,6 +154,7 @@ class Agent:
             "image.save": transfer.image_save,
             "volume.file": transfer.volume_file,
             "volume.backup": transfer.volume_backup,
+            "backup.file": functools.partial(transfer.backup_file, home=self._home),
         }
         return {
             **{kind: functools.partial(feed, sources=sources) for kind, feed in of_containers.items()},

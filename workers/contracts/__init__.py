@@ -48,11 +48,19 @@ from workers.contracts.problems import NodeError, NodeSilent, Problem
 from workers.contracts.signing import BadSignature, NodeKey
 from workers.contracts.system import SystemCheck, SystemPrune, SystemRepair
 from workers.contracts.values import ContractError
-from workers.contracts.volumes import VolumeBackup, VolumeCreate, VolumePrune, VolumeRemove, VolumeRestore
+from workers.contracts.volumes import (
+    BackupRemove,
+    VolumeBackup,
+    VolumeCreate,
+    VolumePrune,
+    VolumeRemove,
+    VolumeRestore,
+)
 
 __all__ = [
     "BULK",
     "QUICK",
+    "BackupRemove",
     "BadSignature",
     "BuildCachePrune",
     "BuildRun",

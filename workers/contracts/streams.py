@@ -34,6 +34,7 @@ Credit counts bytes of data and starts at `Open.credit` to the reader and at 0 t
 | `image.save` | images | tar |
 | `volume.file` | volume, path | the file's bytes |
 | `volume.backup` | volume, compression | the archive |
+| `backup.file` | directory, file_name | the bytes of a backup that is kept on the node; `opened` has `size_bytes` |
 | `spool.read` | target | the bytes of a spooled file of the node, for web sites on another machine |
 | `spool.write` | source | none; input is the file's bytes; `end` has `size_bytes` |
 """

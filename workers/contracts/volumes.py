@@ -75,3 +75,14 @@ class VolumeRestore(Contract):
     file_name: str = ""
     create: bool = False
     files: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class BackupRemove(Contract):
+    """Remove one backup that is kept on the node; one that is gone counts as removed. Result: `{"path"}`."""
+
+    KIND = "backup.remove"
+
+    volume: str
+    directory: str
+    file_name: str

@@ -30,6 +30,7 @@ from engine.network.model import NetworkSpec, SubnetSpec
 from engine.progress import CancelToken, Reporter
 from engine.registry.settings import Credentials, RegistrySettings
 from workers import contracts as c
+from workers.backups import backup_path
 from workers.contracts import policy
 from workers.contracts.base import Contract
 from workers.contracts.names import check_id
@@ -448,6 +449,14 @@ def volume_restore(x: Context, p: c.VolumeRestore) -> Result:
     return {"volume": to_record(restored)}
 
 
+@verb(c.BackupRemove)
+def backup_remove(x: Context, p: c.BackupRemove) -> Result:
+    path = _backup_path(x, p.directory, p.file_name)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    return {"path": str(path)}
+
+
 # the node -----------------------------------------------------------------------------------------------------------
 @verb(c.SystemPrune)
 def system_prune(x: Context, p: c.SystemPrune) -> Result:
@@ -543,18 +552,7 @@ def _decode(name: str, text: str) -> bytes:
 
 
 def _backup_path(x: Context, directory: str, file_name: str) -> Path:
-    """Return where a backup lies on this node: only below the folders that its owner allows."""
-    if not file_name or "/" in file_name or file_name.startswith("."):
-        raise InvalidInput(f"not a file name: {file_name[:100]!r}")
-    folder = Path(directory).resolve()
-    allowed = [Path(root).resolve() for root in x.engine.config.allowed_bind_roots]
-    allowed.append((x.home / "backups").resolve())
-    if not any(folder == root or root in folder.parents for root in allowed):
-        raise Denied(
-            f"backups may not be kept in {directory!r}",
-            hint="allow the folder on the node, see WHARFINGER_BIND_ROOTS",
-        )
-    return folder / file_name
+    return backup_path(x.home, x.engine.config.allowed_bind_roots, directory, file_name)
 
 
 @contextlib.contextmanager

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from engine.errors import NotFound
 from engine.progress import CancelToken, silent
 from workers.agent.feeds import params as p
 from workers.agent.feeds.follow import Sources
 from workers.agent.stream import NodeStream, StreamClosed
+from workers.backups import backup_path
 from workers.contracts.names import spool_path
 from workers.records import file_record, to_record
 
@@ -103,9 +105,25 @@ async def volume_backup(stream: NodeStream, sources: Sources) -> dict[str, Any]:
     )
 
 
+async def backup_file(stream: NodeStream, sources: Sources, *, home: Path) -> dict[str, Any]:
+    """Feed a backup that is kept on this node."""
+    directory, file_name = p.text(stream.params, "directory"), p.text(stream.params, "file_name")
+    path = backup_path(home, sources.engine.config.allowed_bind_roots, directory, file_name)
+    try:
+        return await _feed(stream, path)
+    except FileNotFoundError:
+        raise NotFound(
+            f"the file of this backup is gone from the node: {path.name}",
+            hint="somebody removed it on the node; remove its entry here too",
+        ) from None
+
+
 async def spool_read(stream: NodeStream, home: Path) -> dict[str, Any]:
     """Feed a file that an operation left for the web site, for one on another machine."""
-    path = spool_path(home, "out", p.text(stream.params, "target"))
+    return await _feed(stream, spool_path(home, "out", p.text(stream.params, "target")))
+
+
+async def _feed(stream: NodeStream, path: Path) -> dict[str, Any]:
     descriptor = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         await stream.opened(size_bytes=os.fstat(descriptor).st_size)
