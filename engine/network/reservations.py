@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 from engine.containers.model import PortBinding, PortSpec
@@ -167,12 +167,26 @@ def _claim(
 
 
 def _host_address(text: str) -> str:
+    """Return a host address in its canonical form; raise `BadSpec` for what no port can be published on."""
     try:
-        return str(ip_address(text))
+        address = ip_address(text)
     except ValueError:
         raise BadSpec(
             f"invalid IP address: {text[:64]}", hint="give an address of this machine, not a name"
         ) from None
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or address
+    if address.is_multicast:
+        raise BadSpec(
+            f"a port cannot be published on {address}: it is the address of a group",
+            hint="publish on an address of this machine",
+        )
+    if isinstance(address, IPv6Address) and (address.is_link_local or address.scope_id):
+        raise BadSpec(
+            f"a port cannot be published on {address}: link-local addresses are the same on every link",
+            hint="publish on another IPv6 address of this machine, or on :: for all of them",
+        )
+    return str(address)
 
 
 def _collide(one: PortBinding, other: PortBinding) -> bool:

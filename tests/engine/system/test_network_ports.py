@@ -14,10 +14,11 @@ import pytest
 from engine.config import EngineConfig
 from engine.containers.model import PortBinding, PortSpec
 from engine.db import Database
-from engine.errors import AlreadyExists, BadSpec, Denied, NoSpace
+from engine.errors import AlreadyExists, BadSpec, Denied, NoSpace, Unsupported
 from engine.linux.netlink import in_netns
 from engine.network import SCHEMA, NetworkManager
-from tests.support.netlab import Lab, ask, container, lab
+from engine.network.model import NetworkSpec
+from tests.support.netlab import MACHINE, MACHINE6, Lab, ask, container, lab
 
 pytestmark = pytest.mark.root
 
@@ -169,3 +170,79 @@ def test_ipv6_address_needs_a_network_with_ipv6(
     with pytest.raises(BadSpec, match="has no IPv6"):
         container(manager, tmp_path, 1, ports=[PortSpec(80, host_ip="::", host_port=8080)])
     assert manager.held_ports() == []
+
+
+@pytest.fixture
+def six(manager: NetworkManager) -> str:
+    """A network with IPv6."""
+    return manager.create(NetworkSpec("six", ipv6=True)).name
+
+
+@pytest.mark.parametrize("host_ip", ["::", MACHINE6])
+def test_port_on_an_ipv6_address_is_reached_from_everywhere(
+    manager: NetworkManager, machine: Lab, tmp_path: Path, six: str, host_ip: str
+) -> None:
+    ports = [
+        PortSpec(80, host_ip=host_ip, host_port=8080),
+        PortSpec(53, "udp", host_ip=host_ip, host_port=5353),
+    ]
+    web = container(manager, tmp_path, 1, network=six, ports=ports)
+    other = container(manager, tmp_path, 2, network=six)
+    sockets = manager.sockets(web.id)
+    try:
+        machine.serve(web.netns, 80)
+        machine.serve(web.netns, 53, udp=True)
+        assert ask(MACHINE6, 8080).startswith("hello")
+        assert ask(MACHINE6, 5353, udp=True).startswith("hello")
+        assert machine.on_neighbour(lambda: ask(MACHINE6, 8080)).startswith("hello 2001:db8:51::9")
+        assert other.ask(MACHINE6, 8080).startswith("hello")
+        assert machine.neighbour_hears_nothing(MACHINE, 8080)  # an IPv6 address publishes on IPv6 alone
+        assert ask("::1", 8080) == "refused"  # said by the refusal of ::1: there is no way from it
+        manager.unpublish(web.id)
+        assert machine.neighbour_hears_nothing(MACHINE6, 8080)
+    finally:
+        for sock in sockets:
+            sock.close()
+        for box in (web, other):
+            manager.release(box.id)
+            manager.remove_netns(box.netns)
+
+
+def test_ipv6_loopback_is_refused_with_what_works_instead(manager: NetworkManager, six: str) -> None:
+    with pytest.raises(Unsupported, match="cannot be published on ::1") as refused:
+        manager.hold(ONE, [PortSpec(80, host_ip="::1", host_port=8080)])
+    assert "127.0.0.1" in refused.value.hint
+    assert manager.held_ports() == []
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("fe80::1", "link-local"),
+        ("fe80::1%lan0", "link-local"),
+        ("2001:db8:51::1%lan0", "link-local"),
+        ("ff02::1", "address of a group"),
+        ("224.0.0.1", "address of a group"),
+        ("2001:db8:99::1", "is not this machine's"),
+    ],
+)
+def test_address_that_cannot_publish_is_refused_by_what_it_is(
+    manager: NetworkManager, address: str, why: str
+) -> None:
+    with pytest.raises(BadSpec, match=why):
+        manager.hold(ONE, [PortSpec(80, host_ip=address, host_port=8080)])
+    assert manager.held_ports() == []
+
+
+def test_ipv4_address_in_ipv6_clothes_is_the_ipv4_address(manager: NetworkManager) -> None:
+    (binding,) = manager.hold(ONE, [PortSpec(80, host_ip="::ffff:127.0.0.1", host_port=8080)])
+    assert binding.host_ip == "127.0.0.1"
+    with pytest.raises(AlreadyExists):
+        manager.hold(TWO, [PortSpec(80, host_ip="127.0.0.1", host_port=8080)])
+
+
+def test_families_do_not_stand_in_each_other_s_way(manager: NetworkManager, six: str) -> None:
+    assert manager.hold(ONE, [PortSpec(80, host_ip="0.0.0.0", host_port=8080)])
+    assert manager.hold(TWO, [PortSpec(80, host_ip="::", host_port=8080)])
+    for sock in (*manager.sockets(ONE), *manager.sockets(TWO)):
+        sock.close()
