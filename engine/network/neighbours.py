@@ -1,9 +1,10 @@
 """Getting on with other firewalls of the machine: Docker's, ufw's, firewalld's, an administrator's.
 
 What one table accepts another may still drop. So where the chains that all tools share (`FORWARD`, `INPUT` of iptables)
-drop by default, two or three rules of ours go in, each with a comment that names the engine; Docker has a chain for the
-purpose, `DOCKER-USER`. firewalld is told that our bridges are trusted, by its own command. Nothing of others is changed
-or removed. Where a table of another's own drops forwarded packets, nobody but its owner can help: `obstacles` says so.
+drop by default (by policy, or by a last rule for everything), two or three rules of ours go in, each with a comment that
+names the engine; Docker has a chain for the purpose, `DOCKER-USER`. firewalld is told that our bridges are trusted, by
+its own command. Nothing of others is changed or removed. Where a table of another's own drops forwarded packets, nobody
+but its owner can help: `obstacles` says so, and what to do.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
+from typing import Any
 
 from engine.errors import CommandFailed, Unavailable
 from engine.linux.nft import Table
@@ -68,25 +70,23 @@ class Neighbours:
                 if line.startswith("-A ") and f"--comment {self._comment}" in line.replace('"', ""):
                     run([tool, "-w", "5", "-D", *line.replace('"', "").split()[1:]], check=False)
 
-    def obstacles(self, own_table: str) -> list[Obstacle]:
-        """Return the chains of other tables that drop forwarded packets by default and that we cannot open."""
+    def obstacles(self, own_table: str, bridges: Sequence[str] = ()) -> list[Obstacle]:
+        """Return the chains of other tables that drop what comes from or to our bridges and that we could not open."""
+        items = _ruleset()
         found = []
-        for chain in _base_chains():
-            mine = chain["family"] == "inet" and chain["table"] == own_table
-            shared = chain["family"] in ("ip", "ip6") and chain["table"] in _SHARED
-            if (
-                mine
-                or shared
-                or chain.get("policy") != "drop"
-                or chain.get("hook") not in ("forward", "input")
+        for chain in _closing_chains(items):
+            where = chain["family"], chain["table"]
+            if where == ("inet", own_table) or (
+                chain["table"] in _SHARED and which(_tool_of(chain["family"]))
             ):
                 continue
-            name = f"{chain['family']} {chain['table']} {chain['name']}"
-            found.append(
-                Obstacle(
-                    name, f'add to it: iifname "{self._pattern}*" accept, oifname "{self._pattern}*" accept'
-                )
-            )
+            hint = f'add to it: iifname "{self._pattern}*" accept, oifname "{self._pattern}*" accept'
+            if where == ("inet", _FIREWALLD):
+                closed = [bridge for bridge in bridges if bridge not in _trusted_by_firewalld(items)]
+                if not closed:
+                    continue
+                hint = f"tell firewalld: firewall-cmd --zone=trusted --change-interface={closed[0]}"
+            found.append(Obstacle(f"{chain['family']} {chain['table']} {chain['name']}", hint))
         return found
 
     def _rules(self, tool: str, bridges: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -138,8 +138,14 @@ class Neighbours:
 
 
 def _drops(tool: str, chain: str) -> bool:
-    listed = run([tool, "-w", "5", "-S", chain], check=False).stdout.decode(errors="replace")
-    return listed.startswith(f"-P {chain} DROP")
+    """Tell whether a shared chain lets nothing through by default: by its policy, or by a last rule for all packets."""
+    listed = run([tool, "-w", "5", "-S", chain], check=False).stdout.decode(errors="replace").splitlines()
+    if not listed:
+        return False
+    last = listed[-1].split()
+    return listed[0].startswith(f"-P {chain} DROP") or (
+        last[:3] == ["-A", chain, "-j"] and last[3] in ("DROP", "REJECT")
+    )
 
 
 def _has_shared_chains(tool: str) -> bool:
@@ -161,11 +167,51 @@ def _legacy_in_use(tool: str) -> bool:
         return False
 
 
-def _base_chains() -> list[dict[str, str]]:
+def _tool_of(family: str) -> str:
+    return {"ip": "iptables", "ip6": "ip6tables"}.get(family, "")
+
+
+def _base_chains() -> list[dict[str, Any]]:
+    return [item["chain"] for item in _listed("chains") if "hook" in item.get("chain", {})]
+
+
+def _closing_chains(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the base chains for forwarded packets and for this machine that end in a drop: by policy, or by a last rule."""
+    last: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for item in items:
+        if rule := item.get("rule"):
+            last[rule["family"], rule["table"], rule["chain"]] = rule["expr"]
+    found = []
+    for chain in (item["chain"] for item in items if "hook" in item.get("chain", {})):
+        end = last.get((chain["family"], chain["table"], chain["name"]), [])
+        closes = [part for part in end if not set(part) <= {"counter", "log"}]
+        dropped = len(closes) == 1 and set(closes[0]) <= {"drop", "reject"}
+        if chain["hook"] in ("forward", "input") and (chain.get("policy") == "drop" or dropped):
+            found.append(chain)
+    return found
+
+
+def _trusted_by_firewalld(items: Sequence[dict[str, Any]]) -> set[str]:
+    """Return the interfaces that firewalld's own rules send to its zone for trusted ones."""
+    found = set()
+    for rule in (item["rule"] for item in items if "rule" in item):
+        if (rule["family"], rule["table"]) != ("inet", _FIREWALLD):
+            continue
+        targets = [part[verb]["target"] for part in rule["expr"] for verb in ("goto", "jump") if verb in part]
+        if any(target.endswith("_trusted") for target in targets):
+            found |= {str(part["match"]["right"]) for part in rule["expr"] if "match" in part}
+    return found
+
+
+def _ruleset() -> list[dict[str, Any]]:
+    return _listed("ruleset")
+
+
+def _listed(what: str) -> list[dict[str, Any]]:
+    """Return what nft(8) lists, without the elements of sets."""
     try:
-        listed = run(["nft", "-j", "list", "chains"])
-        items = json.loads(listed.stdout)["nftables"]
+        items: list[dict[str, Any]] = json.loads(run(["nft", "-j", "-t", "list", what]).stdout)["nftables"]
     except (CommandFailed, Unavailable, ValueError, KeyError) as error:
         logger.warning("the rules of other firewalls cannot be read: %s", error)
         return []
-    return [item["chain"] for item in items if "hook" in item.get("chain", {})]
+    return items

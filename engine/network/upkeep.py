@@ -100,7 +100,8 @@ class Upkeep:
                 found.append(
                     f"port {port.binding.host_port} is held by container {port.container_id[:12]}, which does not run"
                 )
-        for obstacle in self._neighbours.obstacles(self._firewall.table.name):
+        own = [network.bridge for network in networks]
+        for obstacle in self._neighbours.obstacles(self._firewall.table.name, own):
             found.append(
                 f"another firewall drops packets of containers: chain {obstacle.chain} ({obstacle.hint})"
             )

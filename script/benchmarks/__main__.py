@@ -12,14 +12,14 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from script.benchmarks import containers, contests
+from script.benchmarks import containers, contests, networks
 from script.benchmarks.measure import Contest
 from script.benchmarks.ours import server
 from script.benchmarks.peers import peers
 
 ROOT = Path(__file__).resolve().parents[2]
-SUBJECTS = contests.SUBJECTS | containers.SUBJECTS
-CONTESTANTS = ["engine", "rest", "docker API", "docker", "podman", "buildah"]
+SUBJECTS = contests.SUBJECTS | containers.SUBJECTS | networks.SUBJECTS
+CONTESTANTS = ["engine", "rest", "docker API", "docker", "podman", "buildah", "tools"]
 
 
 def main(wanted: list[str]) -> int:
@@ -78,7 +78,7 @@ def page(found: list[Contest], others: dict[str, object]) -> str:
             "",
             "Medians in milliseconds of interleaved runs, whole process. `engine` is our engine in a warm process, `rest` our server through its "
             "REST API, `docker API` the unchanged `docker` command against our server; `docker`, `podman` and `buildah` are the peers by their own "
-            "commands. The machine is shared: read the ratios, not the single numbers.",
+            "commands, `tools` Debian's own (tar, igzip). The machine is shared: read the ratios, not the single numbers.",
             "",
             f"| {' | '.join(head)} |",
             f"|{' --- |' * len(head)}",

@@ -68,3 +68,15 @@ def unpacked(tar: Path, folder: Path) -> Path:
         subprocess.run(["cp", "--reflink=auto", str(tar), str(target)], check=True)
     (folder / "Dockerfile").write_text('FROM scratch\nADD deb.tar /\nCMD ["bash"]\n')
     return folder
+
+
+def fill_volume(folder: Path, size: int = 1_000_000_000) -> tuple[int, int]:
+    """Fill a folder with whole copies of a Debian root file system, about `size` bytes; return its files and their bytes."""
+    tar = debian_tar()
+    copies = max(1, round(size / tar.stat().st_size))
+    for number in range(copies):
+        target = folder / f"copy{number}"
+        target.mkdir()
+        subprocess.run(["tar", "-xf", str(tar), "-C", str(target), "--exclude=./dev/*"], check=True)
+    found = [path.lstat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return len(found), sum(info.st_size for info in found)

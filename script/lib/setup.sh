@@ -9,7 +9,7 @@ VENV="$ROOT/.venv"
 RUNTIME_PACKAGES=(ca-certificates conmon runc crun nftables redis-tools busybox-static iproute2
   golang-github-containers-common catatonit python3-venv util-linux git openssh-client)
 TEST_PACKAGES=(mmdebstrap chromium fonts-inter fonts-jetbrains-mono docker-registry skopeo umoci buildah curl
-  libfaketime e2fsprogs strace)
+  libfaketime e2fsprogs strace iptables firewalld dbus-daemon)
 
 say() { printf '%s\n' "$*" >&2; }
 
