@@ -70,13 +70,21 @@ def unpacked(tar: Path, folder: Path) -> Path:
     return folder
 
 
-def fill_volume(folder: Path, size: int = 1_000_000_000) -> tuple[int, int]:
-    """Fill a folder with whole copies of a Debian root file system, about `size` bytes; return its files and their bytes."""
-    tar = debian_tar()
-    copies = max(1, round(size / tar.stat().st_size))
-    for number in range(copies):
-        target = folder / f"copy{number}"
-        target.mkdir()
-        subprocess.run(["tar", "-xf", str(tar), "-C", str(target), "--exclude=./dev/*"], check=True)
-    found = [path.lstat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-    return len(found), sum(info.st_size for info in found)
+def fill_volume(folder: Path, size: int = 1_000_000_000, *, segment: int = 64 * 2**20) -> int:
+    """Fill a folder as a database does: `size` bytes of real content in files of `segment` bytes; return how many files."""
+    number = 0
+    with debian_tar().open("rb") as source:
+        while size > 0:
+            data = source.read(min(segment, size))
+            if not data:
+                source.seek(0)
+                continue
+            (folder / f"{16384 + number}").write_bytes(data)
+            number, size = number + 1, size - len(data)
+    return number
+
+
+def fill_with_files(folder: Path) -> int:
+    """Fill a folder with a Debian root file system; return how many files it has."""
+    subprocess.run(["tar", "-xf", str(debian_tar()), "-C", str(folder), "--exclude=./dev/*"], check=True)
+    return sum(path.is_file() and not path.is_symlink() for path in folder.rglob("*"))
