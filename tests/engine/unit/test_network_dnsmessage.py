@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any
+
 import dnslib
 import pytest
 from hypothesis import given
@@ -94,13 +98,44 @@ def test_what_is_no_question_is_answered_with_its_code_or_not_at_all(data: bytes
     assert (raised.value.reply[3] & 15 if raised.value.reply else None) == code
 
 
-@given(st.binary(max_size=600))
-def test_rubbish_never_breaks_the_reader(data: bytes) -> None:
-    for read in (message.parse_query, message.parse_answer):
-        try:
-            read(data)
-        except BadMessage:
-            continue
+def spoiled(message: bytes) -> st.SearchStrategy[bytes]:
+    """A message with some bytes replaced, or other bytes altogether."""
+    some = st.dictionaries(st.integers(0, len(message) - 1), st.integers(0, 255), max_size=4)
+    return st.binary(max_size=600) | some.map(
+        lambda changes: bytes(changes.get(at, byte) for at, byte in enumerate(message))
+    )
+
+
+def read(parse: Callable[[bytes], Any], data: bytes) -> Any:
+    """Return what a reader makes of bytes, its refusal included."""
+    try:
+        return parse(data)
+    except BadMessage as error:
+        return error
+
+
+@given(spoiled(question("db.backend")))
+def test_rubbish_is_refused_or_read_as_what_it_says(data: bytes) -> None:
+    found = read(message.parse_query, data)
+    if isinstance(found, BadMessage):
+        # silent, or an answer to this very question: its id, and marked as an answer
+        assert not found.reply or (found.reply[:2] == data[:2] and found.reply[2] & 0x80)
+    else:
+        assert found.id == int.from_bytes(data[:2], "big")
+        assert len(found.name) <= 254
+        assert 512 <= found.size <= 4096
+
+
+@given(spoiled(message.answer(message.parse_query(question("db")), ["10.5.0.2", "fd00::2"], ttl=1)))
+def test_rubbish_of_a_resolver_holds_addresses_or_is_refused(data: bytes) -> None:
+    found = read(message.parse_answer, data)
+    if isinstance(found, BadMessage):
+        assert str(found)
+    else:
+        identity, code, addresses = found
+        assert identity == int.from_bytes(data[:2], "big")
+        assert 0 <= code <= 15
+        assert [str(ip_address(address)) for address in addresses] == addresses
 
 
 @given(st.from_regex(r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,20}){0,3}", fullmatch=True))
