@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -33,6 +32,7 @@ from tests.support.netlab import (
     FakeContainer,
     Lab,
     ask,
+    ask_loopback_of_machine,
     container,
     lab,
 )
@@ -117,7 +117,7 @@ def test_container_reaches_nothing_of_the_machine_itself(machine: Lab, new) -> N
     for port in (6379, 5432, 8000):
         assert box.ask(box.endpoint.gateway, port) == "refused"
         assert box.ask(MACHINE, port) == "refused"
-    assert _ask_loopback_of_machine(box, 6379) in ("timeout", "unreachable")
+    assert ask_loopback_of_machine(box, 6379) in ("timeout", "unreachable")
 
 
 def test_policy_opens_a_port_of_the_machine(
@@ -362,26 +362,6 @@ def _route_by(gateway: str) -> None:
         eth0 = links.find_link(route, "eth0")
         assert eth0 is not None
         route.request(links.default_route(eth0.index, ip_address(gateway)))
-
-
-def _ask_loopback_of_machine(box: FakeContainer, port: int) -> str:
-    """Send to 127.0.0.1 by way of the gateway, as a container with all rights over its namespace can."""
-
-    def prepare() -> None:
-        with Netlink(NETLINK_ROUTE) as route:
-            route.request(links.set_down(1))
-        Path("/proc/sys/net/ipv4/conf/eth0/route_localnet").write_text("1")
-
-    box.run(prepare)
-    subprocess.run(
-        ["nsenter", f"--net={box.netns}", "ip", "route", "add", "127.0.0.1/32", "via", box.endpoint.gateway],
-        check=True,
-    )
-    subprocess.run(
-        ["nsenter", f"--net={box.netns}", "ip", "rule", "add", "pref", "1", "lookup", "main"], check=True
-    )
-    subprocess.run(["nsenter", f"--net={box.netns}", "ip", "rule", "del", "pref", "0"], check=True)
-    return box.run(lambda: ask("127.0.0.1", port, source=box.address, timeout_s=SILENCE_S))
 
 
 def _send_frame(frame: bytes) -> None:
