@@ -34,6 +34,7 @@ class EngineConfig:
     log_max_bytes: int = 256 * 1024 * 1024  # per container, all its log files together
     insecure_registries: tuple[str, ...] = ("127.0.0.1", "localhost", "::1")
     denied_host_ports: tuple[int, ...] = ()  # never published: the panel's, and what the environment names
+    publish_range: tuple[int, int] = (1, 65535)  # the host ports that may be published at all
     container_host_ports: tuple[int, ...] = ()  # TCP ports of the host itself that containers may reach
     dns_upstreams: tuple[str, ...] = field(default=())  # empty: the host's resolv.conf
 
@@ -55,6 +56,8 @@ class EngineConfig:
             *os.environ.get("WHARFINGER_DENIED_PORTS", "22").split(","),
         ]
         values["denied_host_ports"] = tuple(int(part) for part in denied if part.strip().isdecimal())
+        if ports := os.environ.get("WHARFINGER_PUBLISH_PORTS", ""):
+            values["publish_range"] = _port_range(ports)
         values.update(changes)
         return cls(**values)  # type: ignore[arg-type]
 
@@ -76,3 +79,11 @@ class EngineConfig:
         for folder, mode in ((self.data_root, 0o700), (self.run_root, 0o711)):
             folder.mkdir(parents=True, exist_ok=True, mode=mode)
             folder.chmod(mode)
+
+
+def _port_range(text: str) -> tuple[int, int]:
+    """Return the ports of a range like `1024-65535`; raise `ValueError` for what is none."""
+    first, dash, last = (part.strip() for part in text.partition("-"))
+    if dash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= 65535:
+        return int(first), int(last)
+    raise ValueError(f"WHARFINGER_PUBLISH_PORTS must be a range of ports like 1024-65535, not {text[:40]!r}")

@@ -51,7 +51,7 @@ class NetworkManager:
         self._networks = Networks(config, db, self._firewall)
         self._later = Later()
         self._members = Memberships(config, db, self._networks, self._later)
-        policy = PortPolicy(config.default_publish_address, config.denied_host_ports)
+        policy = PortPolicy(config.default_publish_address, config.denied_host_ports, config.publish_range)
         self._publisher = Publisher(db, self._networks, policy, self._later)
         self._upkeep = Upkeep(
             config,

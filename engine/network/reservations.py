@@ -35,10 +35,11 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class PortPolicy:
-    """Where ports may be published: the address used when none is named, and host ports nobody may take."""
+    """Where ports may be published: the address used when none is named, host ports nobody may take, and the range of the rest."""
 
     default_address: str = "127.0.0.1"
     denied: tuple[int, ...] = ()
+    allowed: tuple[int, int] = (1, 65535)
 
 
 def reserve(
@@ -117,7 +118,7 @@ def _choose(
         binding = PortBinding(port.container_port, port.protocol, host_ip, port.host_port)
         _claim(connection, binding, chosen, policy)
         return binding
-    for number in _candidates(port):
+    for number in _candidates(port, policy.allowed):
         binding = PortBinding(port.container_port, port.protocol, host_ip, number)
         try:
             _claim(connection, binding, chosen, policy)
@@ -128,10 +129,14 @@ def _choose(
     raise NoSpace(f"no free host port in {what} for {port.container_port}/{port.protocol}")
 
 
-def _candidates(port: PortSpec) -> Iterable[int]:
+def _candidates(port: PortSpec, allowed: tuple[int, int]) -> Iterable[int]:
+    """Return the numbers to try: those of the range asked for, else random ones as the kernel gives them out."""
     if port.host_port:
         return range(port.host_port, port.host_port_end + 1)
     first, last = (int(text) for text in _EPHEMERAL.read_text().split())
+    first, last = max(first, allowed[0]), min(last, allowed[1])
+    if last < first:
+        first, last = allowed
     start = int.from_bytes(os.urandom(4), "big")
     span = last - first + 1
     return (first + (start + step) % span for step in range(min(_RANDOM_TRIES, span)))
@@ -149,6 +154,12 @@ def _claim(
     if binding.host_port in policy.denied:
         raise Denied(
             f"host port {binding.host_port} is kept for this machine", hint="choose another host port"
+        )
+    first, last = policy.allowed
+    if not first <= binding.host_port <= last:
+        raise Denied(
+            f"host port {binding.host_port} is not one that this machine publishes",
+            hint=f"choose one from {first} to {last} (WHARFINGER_PUBLISH_PORTS on the node)",
         )
     for row in select_port_holders(connection, binding.protocol, binding.host_port):
         if _collide(binding, row.binding):

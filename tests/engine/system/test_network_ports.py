@@ -132,6 +132,23 @@ def test_kept_ports_and_foreign_addresses_are_refused(manager: NetworkManager) -
     assert manager.held_ports() == []
 
 
+def test_port_outside_the_range_of_the_machine_is_refused(engine_config: EngineConfig, machine: Lab) -> None:
+    """NW-01: below 1024, where the administrator says so; random ports come from the range too."""
+    config = replace(engine_config, publish_range=(1024, 33000))
+    manager = NetworkManager(config, Database(config.database, [SCHEMA]))
+    manager.restore()
+    for port in (80, 33001):
+        with pytest.raises(
+            Denied, match=f"host port {port} is not one that this machine publishes"
+        ) as refused:
+            manager.hold(ONE, [PortSpec(80, host_port=port)])
+        assert "from 1024 to 33000" in refused.value.hint
+    (chosen,) = manager.hold(ONE, [PortSpec(80, host_port=1023, host_port_end=1025)])
+    assert chosen.host_port == 1024
+    (drawn,) = manager.hold(TWO, [PortSpec(80)])
+    assert 32768 <= drawn.host_port <= 33000
+
+
 def test_port_twice_in_one_request_is_refused(manager: NetworkManager) -> None:
     with pytest.raises(AlreadyExists, match="asked for twice"):
         manager.hold(ONE, [PortSpec(80, host_port=8080), PortSpec(81, host_port=8080)])

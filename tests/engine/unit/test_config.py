@@ -25,3 +25,19 @@ def test_an_administrator_names_the_ports_that_are_kept(
     assert EngineConfig.from_home(tmp_path).denied_host_ports == (5432, 6379)
     monkeypatch.setenv("WHARFINGER_DENIED_PORTS", "")
     assert EngineConfig.from_home(tmp_path).denied_host_ports == ()
+
+
+def test_ports_that_may_be_published_are_a_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NW-01."""
+    assert EngineConfig.from_home(tmp_path).publish_range == (1, 65535)
+    monkeypatch.setenv("WHARFINGER_PUBLISH_PORTS", "1024-65535")
+    assert EngineConfig.from_home(tmp_path).publish_range == (1024, 65535)
+
+
+@pytest.mark.parametrize("text", ["1024", "-", "0-80", "90-80", "1-70000", "a-b", "1024-65535-1", "-1-80"])
+def test_range_that_is_none_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("WHARFINGER_PUBLISH_PORTS", text)
+    with pytest.raises(ValueError, match="like 1024-65535"):
+        EngineConfig.from_home(tmp_path)
