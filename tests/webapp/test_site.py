@@ -20,9 +20,11 @@ from django.utils import timezone
 
 from tests.support.web import PASSWORD, Api, FakeNode, container_record, last_sent, token_for
 from webapp import server
+from webapp.accounts.actor import Actor
 from webapp.accounts.models import User
 from webapp.asgi import seen_through_proxy
 from webapp.audit.models import Entry
+from webapp.containers.services import project_apply
 from webapp.core.keys import read_or_make_key
 from webapp.core.routes import all_routes
 from webapp.nodes.models import Node
@@ -288,6 +290,54 @@ def test_a_backup_is_kept_and_restored(voice: FakeNode, bob: User, api: ApiOf) -
         contract.file_name,
         ["a"],
     )
+
+
+NEEDS = "com.docker.compose.depends_on"
+
+
+def _application(voice: FakeNode, status: str, needs: dict[str, str]) -> None:
+    """Three containers of one project, made in the order front, back, db."""
+    for number, service in enumerate(("front", "back", "db")):
+        labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": service}
+        if service in needs:
+            labels[NEEDS] = needs[service]
+        spec = {**container_record()["spec"], "labels": labels}
+        record = container_record(id=f"{number + 1}" * 64, name=service, spec=spec, status=status)
+        voice.container({**record, "created_at": 1_700_000_000.0 + number})
+
+
+@pytest.mark.parametrize(
+    ("verb", "status", "needs", "order"),
+    [
+        (
+            "start",
+            "exited",
+            {"front": "back:service_started:false", "back": "db:service_healthy:true"},
+            "db back front",
+        ),
+        (
+            "stop",
+            "running",
+            {"front": "back:service_started:false", "back": "db:service_healthy:true"},
+            "front back db",
+        ),
+        ("start", "exited", {}, "front back db"),  # as they were made
+        (
+            "start",
+            "exited",
+            {"front": "db:x:y", "db": "front:x:y"},
+            "back front db",
+        ),  # a ring: nobody waits for ever
+        ("start", "exited", {"front": "another:x:y,db:x:y"}, "back db front"),  # not all of it is here
+    ],
+)
+def test_an_application_starts_and_stops_in_order(
+    voice: FakeNode, bob: User, verb: str, status: str, needs: dict[str, str], order: str
+) -> None:
+    _application(voice, status, needs)
+    names = {f"{number + 1}" * 64: name for number, name in enumerate(("front", "back", "db"))}
+    project_apply(Actor(user=bob), "shop", verb)
+    assert [names[contract.container] for _, _, contract in RecordingSender.sent] == order.split()  # type: ignore[attr-defined]
 
 
 def test_a_kept_backup_is_downloaded_and_removed(voice: FakeNode, bob: User, vera: User, api: ApiOf) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -365,8 +366,10 @@ def files(container: Container, path: str) -> Any:
 
 
 def project_apply(actor: Actor, project: str, verb: str) -> list[Operation]:
-    """Start, stop, restart or remove all containers of an application, in order of making (stopping: the other way)."""
-    members = list(Container.objects.select_related("node").filter(project=project).order_by("created_at"))
+    """Start, stop, restart or remove all containers of an application: what others need first (stopping: last)."""
+    members = in_order(
+        Container.objects.select_related("node").filter(project=project).order_by("created_at")
+    )
     if not members:
         raise Invalid(f"no application {project[:100]!r}")
     if verb == "start":
@@ -378,6 +381,25 @@ def project_apply(actor: Actor, project: str, verb: str) -> list[Operation]:
     if verb == "remove":
         return [container_remove(actor, item, force=True) for item in reversed(members)]
     raise Invalid(f"no verb {verb[:20]!r} for an application")
+
+
+def in_order(members: Iterable[Container]) -> list[Container]:
+    """Return containers so that what a service depends on comes before it, else as they are given.
+
+    Who needs whom stands in the label that Compose writes, `SERVICE:CONDITION:RESTART,...`; in a ring nobody waits.
+    """
+    waiting, ordered = list(members), []
+    while waiting:
+        there = {item.service for item in waiting}
+        ready = [item for item in waiting if not _needs(item) & there - {item.service}] or waiting[:1]
+        ordered += ready
+        waiting = [item for item in waiting if item not in ready]
+    return ordered
+
+
+def _needs(container: Container) -> set[str]:
+    text = str((container.summary.get("labels") or {}).get("com.docker.compose.depends_on", ""))
+    return {part.partition(":")[0].strip() for part in text.split(",") if part}
 
 
 def image_defaults(ref: str) -> dict[str, Any]:
