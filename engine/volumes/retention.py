@@ -9,17 +9,11 @@ many of all; the rest has expired. The newest of all is always kept, whatever th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from engine.errors import BadSpec
-from engine.volumes.model import check_name
-
-_SUFFIXES = {"gzip": ".tar.gz", "zstd": ".tar.zst"}
-_STAMP = "%Y%m%dT%H%M%SZ"
-_FILE = re.compile(r"(?P<volume>.+)-(?P<stamp>\d{8}T\d{6}Z)\.tar\.(?:gz|zst)\Z")
 
 
 @dataclass(frozen=True)
@@ -53,29 +47,6 @@ class Retention:
         kept |= _newest_of_each(newest_first, self.weekly, lambda when: when.strftime("%G-%V"))
         kept |= _newest_of_each(newest_first, self.monthly, lambda when: when.strftime("%Y-%m"))
         return [backup for backup in reversed(newest_first) if backup.file_name not in kept]
-
-
-def backup_file_name(volume: str, at: float, compression: str = "gzip") -> str:
-    """Return the name of a scheduled backup's file: the volume, the moment, the kind."""
-    suffix = _SUFFIXES.get(compression)
-    if suffix is None:
-        raise BadSpec(f"no compression {compression[:20]!r}", hint="backups are gzip or zstd")
-    return f"{check_name(volume)}-{datetime.fromtimestamp(at, UTC).strftime(_STAMP)}{suffix}"
-
-
-def backups_of(volume: str, file_names: Iterable[str]) -> list[StoredBackup]:
-    """Return the backups of a volume among the files of a directory; every other file is left alone."""
-    found = []
-    for name in file_names:
-        match = _FILE.match(name)
-        if match is None or match["volume"] != volume:
-            continue
-        try:
-            when = datetime.strptime(match["stamp"], _STAMP).replace(tzinfo=UTC)
-        except ValueError:
-            continue
-        found.append(StoredBackup(name, when.timestamp()))
-    return found
 
 
 def _newest_of_each(

@@ -397,19 +397,45 @@ def test_backups_of_a_volume_that_is_gone_are_on_a_page_of_their_own(
 def test_schedules_make_backups_and_let_old_ones_go(voice: FakeNode, bob: User, api: ApiOf) -> None:
     voice.say("volume", "create", "data", record={"name": "data", "created_at": 1.0})
     client = api(bob)
-    assert client.write("/volumes/data/schedules/", {"every_hours": 1, "keep": 2}).status_code == 201
+    wish = {"every_hours": 1, "keep": 2, "keep_daily": 3, "keep_weekly": 4, "keep_monthly": 5}
+    assert client.write("/volumes/data/schedules/", wish).status_code == 201
+    made: list[str] = []
     for _ in range(3):
         assert run_due_schedules() == 1
         assert run_due_schedules() == 0  # not due again
         operation, contract = last_sent()
         assert isinstance(contract, VolumeBackup)
-        assert (contract.keep, contract.directory.rpartition("/")[2].startswith("schedule-")) == (2, True)
-        voice.end(operation, result={"path": "/x", "size_bytes": 1})
+        assert (contract.keep, contract.keep_daily, contract.keep_weekly, contract.keep_monthly) == (
+            2,
+            3,
+            4,
+            5,
+        )
+        assert contract.directory.rpartition("/")[2].startswith("schedule-")
+        made.append(contract.file_name)
+        path = f"{contract.directory}/{contract.file_name}"
+        removed = made[:-2]  # what the node let go
+        voice.end(operation, result={"path": path, "size_bytes": 1, "removed": removed})
         BackupSchedule.objects.update(next_at=timezone.now())
     assert len(client.read("/backups/").json()["results"]) == 2
     assert Entry.objects.filter(action="volume.backup", actor="wharfinger", outcome="accepted").count() == 3
-    schedule = client.read("/volumes/data/schedules/").json()["results"][0]["id"]
-    assert client.send("DELETE", f"/volumes/data/schedules/{schedule}/").status_code == 204
+    schedule = client.read("/volumes/data/schedules/").json()["results"][0]
+    assert {**schedule, **wish} == schedule
+    assert client.send("DELETE", f"/volumes/data/schedules/{schedule['id']}/").status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("wish", "field"),
+    [({"every_hours": 0}, "every_hours"), ({"keep": 0}, "keep"), ({"keep_daily": -1}, "keep_daily"),
+     ({"keep_monthly": 1001}, "keep_monthly")],
+)  # fmt: skip
+def test_schedule_that_makes_no_sense_is_refused_by_its_field(
+    voice: FakeNode, bob: User, api: ApiOf, wish: dict[str, int], field: str
+) -> None:
+    voice.say("volume", "create", "data", record={"name": "data", "created_at": 1.0})
+    answer = api(bob).write("/volumes/data/schedules/", wish)
+    assert (answer.status_code, list(answer.json()["fields"])) == (400, [field])
+    assert not BackupSchedule.objects.exists()
 
 
 def test_a_question_that_the_node_refuses_is_its_problem(voice: FakeNode, vera: User, api: ApiOf) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import tarfile
 import time
 from collections.abc import Iterator
@@ -415,6 +416,21 @@ async def test_a_kept_backup_is_fetched_and_removed(site: RealNode) -> None:
         async with web.open_stream(site.name, "backup.file", where) as stream:
             await rest(stream)
     assert refused.value.problem.code == "not_found"
+
+
+def test_a_node_lets_go_what_a_schedule_does_not_keep(site: RealNode) -> None:
+    site.do(VolumeCreate(name="often"))
+    folder = site.node.home / "backups/often/schedule-1"
+    wanted: dict[str, Any] = {"directory": str(folder), "keep": 1, "keep_daily": 2}
+    day = 24 * 3600
+    today = time.time() // day * day  # UTC, as retention counts
+    for number, when in enumerate((today - 3 * day, today - 2 * day + 60, today - 2 * day, today)):
+        site.do(VolumeBackup("often", directory=str(folder), file_name=f"often-{number}.tar.gz"))
+        os.utime(folder / f"often-{number}.tar.gz", (when, when))
+    (folder / "notes").write_text("somebody's own")
+    done = site.do(VolumeBackup("often", file_name="often-4.tar.gz", **wanted))
+    assert sorted(done["removed"]) == ["often-0.tar.gz", "often-2.tar.gz", "often-3.tar.gz"]
+    assert sorted(path.name for path in folder.iterdir()) == ["notes", "often-1.tar.gz", "often-4.tar.gz"]
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,15 @@ BACKUP = shape(
     schedule=MAYBE_NUMBER,
 )
 SCHEDULE = shape(
-    id=NUMBER, every_hours=NUMBER, keep=NUMBER, compression=TEXT, is_enabled=FLAG, next_at=MOMENT
+    id=NUMBER,
+    every_hours=NUMBER,
+    keep=NUMBER,
+    keep_daily=NUMBER,
+    keep_weekly=NUMBER,
+    keep_monthly=NUMBER,
+    compression=TEXT,
+    is_enabled=FLAG,
+    next_at=MOMENT,
 )
 VOLUME_DETAIL = shape(
     **VOLUME["properties"], containers=many(ANY), backups=many(BACKUP), schedules=many(SCHEDULE), record=ANY

@@ -247,6 +247,9 @@ class BackupFileView(WharfingerView):
 class ScheduleWish(Strict):
     every_hours = serializers.IntegerField(required=False, default=24)
     keep = serializers.IntegerField(required=False, default=7)
+    keep_daily = serializers.IntegerField(required=False, default=0)
+    keep_weekly = serializers.IntegerField(required=False, default=0)
+    keep_monthly = serializers.IntegerField(required=False, default=0)
     compression = serializers.ChoiceField(choices=services.COMPRESSIONS, required=False, default="zstd")
 
 

@@ -35,11 +35,14 @@ class Volume(models.Model):
 
 
 class BackupSchedule(models.Model):
-    """Back a volume up every so many hours and keep the newest few."""
+    """Back a volume up every so many hours; keep the newest few, and the newest of some days, weeks and months."""
 
     volume = models.ForeignKey(Volume, on_delete=models.CASCADE, related_name="schedules")
     every_hours = models.PositiveIntegerField(default=24)
     keep = models.PositiveIntegerField(default=7)
+    keep_daily = models.PositiveIntegerField(default=0)
+    keep_weekly = models.PositiveIntegerField(default=0)
+    keep_monthly = models.PositiveIntegerField(default=0)
     compression = models.CharField(max_length=4, default="zstd")
     is_enabled = models.BooleanField(default=True)
     next_at = models.DateTimeField(default=timezone.now)

@@ -262,6 +262,7 @@ def schedule_new(request: HttpRequest, name: str) -> HttpResponse:
             found,
             every_hours=number(request.POST.get("every_hours", ""), 0),
             keep=number(request.POST.get("keep", ""), 0),
+            **{name: number(request.POST.get(name) or "0", -1) for name in services.KEEPS[1:]},
         )
     except AppError as error:
         return refused(request, error)

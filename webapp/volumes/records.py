@@ -59,13 +59,14 @@ def operation_ended(operation: Operation) -> None:
     backup.digest = str(result.get("digest") or "")
     backup.location = str(result.get("path") or backup.location)
     backup.save()
-    _let_go(backup)
+    _let_go(backup, result)
 
 
-def _let_go(newest: Backup) -> None:
-    """The node keeps only the newest few of a schedule; so do we."""
-    if newest.schedule is None:
-        return
-    ready = Backup.objects.filter(schedule=newest.schedule, status="ready").order_by("-created_at")
-    old = [backup.pk for backup in ready[newest.schedule.keep :]]
-    Backup.objects.filter(pk__in=old).update(status="removed")
+def _let_go(newest: Backup, result: dict[str, Any]) -> None:
+    """The node keeps what the schedule says, and names what it removed; so do we."""
+    folder = newest.location.rpartition("/")[0]
+    gone = [f"{folder}/{name}" for name in result.get("removed") or []]
+    kept = Backup.objects.filter(
+        node=newest.node, schedule=newest.schedule, status="ready", location__in=gone
+    )
+    kept.update(status="removed")

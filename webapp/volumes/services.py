@@ -24,6 +24,7 @@ from workers.contracts import volumes as contracts
 
 COMPRESSIONS = ("gzip", "zstd")
 ENDINGS = {"gzip": "tar.gz", "zstd": "tar.zst"}
+KEEPS = ("keep", "keep_daily", "keep_weekly", "keep_monthly")
 
 
 def target_of(volume: Volume) -> Target:
@@ -99,7 +100,7 @@ def volume_backup(
         directory=folder,
         file_name=file_name,
         compression=compression,
-        keep=schedule.keep if schedule else 0,
+        **({name: getattr(schedule, name) for name in KEEPS} if schedule else {}),
     )
     with transaction.atomic():
         operation = operations.submit(actor, contract, node=volume.node, target=target_of(volume))
@@ -163,28 +164,40 @@ def backup_remove(actor: Actor, backup: Backup) -> Operation:
 
 
 def schedule_create(
-    actor: Actor, volume: Volume, *, every_hours: int = 24, keep: int = 7, compression: str = "zstd"
+    actor: Actor,
+    volume: Volume,
+    *,
+    every_hours: int = 24,
+    keep: int = 7,
+    keep_daily: int = 0,
+    keep_weekly: int = 0,
+    keep_monthly: int = 0,
+    compression: str = "zstd",
 ) -> BackupSchedule:
-    """Have a volume backed up regularly, the first time now."""
-    if not 1 <= every_hours <= 24 * 366 or not 1 <= keep <= 1000:
+    """Have a volume backed up regularly, the first time now.
+
+    Kept are the last `keep` backups, and the newest of each of so many days, weeks and months.
+    """
+    keeps = dict(zip(KEEPS, (keep, keep_daily, keep_weekly, keep_monthly), strict=True))
+    wrong = [name for name, number in keeps.items() if not (name == "keep") <= number <= 1000]
+    if not 1 <= every_hours <= 24 * 366 or wrong:
         raise Invalid(
-            "every 1 to 8784 hours, keep 1 to 1000",
-            fields={"every_hours": ["out of range"], "keep": ["out of range"]},
+            "every 1 to 8784 hours; keep the last 1 to 1000, and 0 to 1000 days, weeks and months",
+            fields={name: ["out of range"] for name in wrong or ["every_hours"]},
         )
     if compression not in COMPRESSIONS:
         raise Invalid(f"no compression {compression[:20]!r}", fields={"compression": ["gzip or zstd"]})
     with transaction.atomic():
         schedule = BackupSchedule.objects.create(
-            volume=volume, every_hours=every_hours, keep=keep, compression=compression, created_by=actor.user
+            volume=volume, every_hours=every_hours, **keeps, compression=compression, created_by=actor.user
         )
-        body = {"every_hours": every_hours, "keep": keep}
         audit.record(
             actor,
             "schedule.create",
             target_type="volume",
             target_id=volume.name,
             target=volume.name,
-            body=body,
+            body={"every_hours": every_hours, **keeps},
         )
     return schedule
 

@@ -46,7 +46,9 @@ class VolumePrune(Contract):
 class VolumeBackup(Contract):
     """Write a proven backup, into the spool (`target`) or into `directory`/`file_name` on the node.
 
-    `compression`: `gzip` or `zstd`. Result: `{"target"|"path", "size_bytes", "files", "digest"}`.
+    `compression`: `gzip` or `zstd`. With a directory, `keep` and the others say how many backups of it stay: the last so
+    many, and the newest of each of so many days, weeks and months; all zero keeps every one.
+    Result: `{"target"|"path", "size_bytes", "files", "digest", "removed": [file name]}`.
     """
 
     KIND = "volume.backup"
@@ -58,7 +60,10 @@ class VolumeBackup(Contract):
     directory: str = ""
     file_name: str = ""
     compression: str = "gzip"
-    keep: int = 0  # with a directory: how many older backups of this volume stay, 0 means all
+    keep: int = 0
+    keep_daily: int = 0
+    keep_weekly: int = 0
+    keep_monthly: int = 0
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from engine.errors import AlreadyExists, Denied, InvalidInput, NotFound
 from engine.network.model import NetworkSpec, SubnetSpec
 from engine.progress import CancelToken, Reporter
 from engine.registry.settings import Credentials, RegistrySettings
+from engine.volumes.retention import Retention, StoredBackup
 from workers import contracts as c
 from workers.backups import backup_path
 from workers.contracts import policy
@@ -427,8 +428,8 @@ def volume_backup(x: Context, p: c.VolumeBackup) -> Result:
         )
     if p.directory:
         path = _backup_path(x, p.directory, p.file_name)
-        _keep_newest(path, p.volume, p.keep)
-        return {**_object(done), "path": str(path), "size_bytes": path.stat().st_size}
+        removed = _let_go(path, p)
+        return {**_object(done), "path": str(path), "size_bytes": path.stat().st_size, "removed": removed}
     return {**_object(done), "target": p.target, "size_bytes": spool.size_of(x.home, p.target)}
 
 
@@ -577,10 +578,13 @@ def _backup_target(x: Context, p: c.VolumeBackup) -> Iterator[BinaryIO]:
         raise
 
 
-def _keep_newest(path: Path, volume: str, keep: int) -> None:
-    """Remove older backups of the same volume beyond `keep`; their names begin with the volume's and a dash."""
-    if keep <= 0:
-        return
-    siblings = [item for item in path.parent.glob(f"{volume}-*") if item.is_file() and not item.is_symlink()]
-    for old in sorted(siblings, key=lambda item: item.stat().st_mtime, reverse=True)[keep:]:
-        old.unlink(missing_ok=True)
+def _let_go(path: Path, p: c.VolumeBackup) -> list[str]:
+    """Remove the older backups beside `path` that are not to be kept; their names begin with the volume's and a dash."""
+    policy = Retention(p.keep, p.keep_daily, p.keep_weekly, p.keep_monthly)
+    siblings = [
+        item for item in path.parent.glob(f"{p.volume}-*") if item.is_file() and not item.is_symlink()
+    ]
+    expired = policy.expired(StoredBackup(item.name, item.stat().st_mtime) for item in siblings)
+    for old in expired:
+        (path.parent / old.file_name).unlink(missing_ok=True)
+    return [old.file_name for old in expired]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import BadSpec
-from engine.volumes.retention import Retention, StoredBackup, backup_file_name, backups_of
+from engine.volumes.retention import Retention, StoredBackup
 
 NOW = datetime(2026, 3, 15, 3, 0, tzinfo=UTC)
 
@@ -66,17 +66,6 @@ def test_removing_again_removes_nothing_more(times: list[float], policy: Retenti
     assert not backups or rest
 
 
-def test_names_of_files_go_there_and_back() -> None:
-    name = backup_file_name("my-db", NOW.timestamp(), "zstd")
-    assert name == "my-db-20260315T030000Z.tar.zst"
-    files = [name, "my-20260315T030000Z.tar.gz", "my-db-99999999T999999Z.tar.gz", "notes.txt", "my-db.tar.gz"]
-    assert backups_of("my-db", files) == [StoredBackup(name, NOW.timestamp())]
-
-
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(BadSpec):
         Retention(last=-1)
-    with pytest.raises(BadSpec):
-        backup_file_name("../x", 0.0)
-    with pytest.raises(BadSpec):
-        backup_file_name("v", 0.0, "rar")
