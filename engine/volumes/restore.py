@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import os
 import posixpath
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from engine.layers.compression import open_any
 from engine.layers.limits import Limits
 from engine.layers.names import clean_name
 from engine.layers.tar import Kind, Readable, TarEntry, TarReader
-from engine.linux.files import DIRECTORY, fsync_dir, opened, remove_tree, space_translated, syncfs
+from engine.linux.files import DIRECTORY, fsync_dir, openat2, opened, remove_tree, space_translated, syncfs
+from engine.volumes.binds import STRICT
 from engine.volumes.limits import VOLUME
 from engine.volumes.manifest import LIMIT, NAME, Manifest, differences, parse_manifest
 
@@ -39,6 +41,7 @@ _SYS_RENAMEAT2 = {
     "i686": 353,
 }
 _FREE_SHARE = 0.95
+_JOURNAL = ".journal"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,7 +62,7 @@ def restore(
 
     All or nothing. Raises `BadArchive` naming the entry, `NoSpace`, `NotFound` for a path that the archive lacks.
     """
-    wanted = [_clean(path) for path in files]
+    wanted = _outermost([_clean(path) for path in files])
     staging = data.with_name(f"restore-{secrets.token_hex(6)}")
     with ExitStack() as undo, space_translated("the restored volume"):
         staging.mkdir(mode=0o755)
@@ -96,7 +99,8 @@ def verify(source: Readable, *, check: Callable[[], None] | None = None) -> Mani
 
 
 def remove_leftovers(folder: Path) -> list[str]:
-    """Remove what a restore that was killed left beside the volume's data."""
+    """Undo a restore that was killed, and remove what it left beside the volume's data."""
+    _finish_cut_placing(folder)
     left = sorted(path.name for path in folder.glob("restore-*"))
     for name in left:
         remove_tree(folder / name)
@@ -180,31 +184,69 @@ def _limits(data: Path) -> Limits:
 
 
 def _place(staging: Path, data: Path, wanted: Sequence[str]) -> None:
-    """Move the restored paths into the volume; what they replace is kept until all are there, and put back otherwise."""
-    with opened(os.open(data, DIRECTORY)) as root, ExitStack() as undo:
-        old = staging.with_name(f"{staging.name}-old")
-        old.mkdir(mode=0o700)
-        undo.callback(remove_tree, old)
-        done: list[Callable[[], object]] = []
+    """Move the restored paths into the volume, all or none: a journal beside them says which, should we be killed."""
+    journal = staging.with_name(f"{staging.name}{_JOURNAL}")
+    placed = {path: os.lstat(staging / path).st_ino for path in wanted}
+    with opened(os.open(data, DIRECTORY)) as root:
         try:
-            for number, path in enumerate(wanted):
-                _place_one(root, staging / path, path, old / str(number), done)
-        except BaseException:
-            for step in reversed(done):
-                step()
-            raise
+            with journal.open("x") as file:
+                json.dump(placed, file)
+                file.flush()
+                os.fsync(file.fileno())
+            fsync_dir(journal.parent)
+            try:
+                for path in wanted:
+                    _place_one(root, staging / path, path)
+                syncfs(data)
+            except BaseException:
+                _take_back(root, staging, placed)
+                raise
+        finally:
+            journal.unlink(missing_ok=True)
 
 
-def _place_one(root: int, new: Path, path: str, kept: Path, done: list[Callable[[], object]]) -> None:
+def _place_one(root: int, new: Path, path: str) -> None:
+    """Put one path where it belongs; what is there already comes into its place, in one step."""
     folder, name = posixpath.split(path)
-    parent = _open_folder(root, folder, new.parent)
-    with opened(parent):
+    with opened(_open_folder(root, folder, new.parent)) as parent:
         here = Path(f"/proc/self/fd/{parent}/{name}")
         if os.path.lexists(here):
-            here.rename(kept)
-            target = Path(os.readlink(f"/proc/self/fd/{parent}")) / name
-            done.append(lambda: kept.rename(target))
-        new.rename(here)
+            exchange(new, here)
+        else:
+            new.rename(here)
+
+
+def _take_back(root: int, staging: Path, placed: Mapping[str, int]) -> None:
+    """Undo `_place` as far as it came: what carries the inode number of a restored path was placed."""
+    for path, inode in reversed(list(placed.items())):
+        folder, name = posixpath.split(path)
+        try:
+            parent = openat2(root, folder or ".", DIRECTORY, resolve=STRICT)
+        except OSError:
+            continue  # its folder is not there, so it is not either
+        with opened(parent):
+            here = Path(f"/proc/self/fd/{parent}/{name}")
+            if not os.path.lexists(here) or os.lstat(here).st_ino != inode:
+                continue
+            if os.path.lexists(staging / path):
+                exchange(staging / path, here)
+            else:
+                here.rename(staging / path)
+
+
+def _finish_cut_placing(folder: Path) -> None:
+    """Give a volume back what it had before a restore of some files that was killed in the middle."""
+    for journal in folder.glob(f"restore-*{_JOURNAL}"):
+        try:
+            placed = json.loads(journal.read_text())
+        except ValueError:
+            placed = {}  # killed while it was written: nothing was placed yet
+        staging = journal.with_name(journal.name.removesuffix(_JOURNAL))
+        if staging.is_dir():
+            with opened(os.open(folder / "data", DIRECTORY)) as root:
+                _take_back(root, staging, placed)
+                syncfs(staging)
+        journal.unlink()
 
 
 def _open_folder(root: int, folder: str, like: Path) -> int:
@@ -229,6 +271,11 @@ def _ancestor(path: Path, levels: int) -> Path:
     for _ in range(levels):
         path = path.parent
     return path
+
+
+def _outermost(paths: Sequence[str]) -> list[str]:
+    """Leave out what is said twice, and what lies in a folder that is said too."""
+    return [path for path in dict.fromkeys(paths) if not any(path.startswith(f"{other}/") for other in paths)]
 
 
 def _clean(path: str) -> str:

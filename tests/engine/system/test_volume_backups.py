@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import os
+import signal
 import stat
 import subprocess
 import threading
@@ -23,6 +24,7 @@ from engine.layers.compression import PACK_BLOCK
 from engine.layers.tar import Kind, TarEntry, TarWriter
 from engine.progress import CancelToken
 from engine.volumes import SCHEMA, VolumeManager
+from engine.volumes import restore as restoring
 from engine.volumes.manifest import NAME, parse_manifest
 from engine.volumes.restore import verify
 
@@ -339,6 +341,65 @@ def test_of_several_files_all_come_back_or_none(volumes: VolumeManager, data: Pa
     assert tree(data) == before
     with (tmp_path / "b").open("rb") as source, pytest.raises(NotFound):
         volumes.restore("v", source, files=["nothing"])
+    assert tree(data) == before
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+def test_restore_of_files_that_is_killed_leaves_the_old_content(
+    volumes: VolumeManager, data: Path, tmp_path: Path, step: int
+) -> None:
+    """After each step of it; what is left is undone by the next look, and after the last step nothing is."""
+    volumes.backup_to("v", tmp_path / "b")
+    whole = {name: data.joinpath(name).read_bytes() for name in ("empty", "deep/er/row", "big")}
+    (data / "empty").write_text("newer")
+    (data / "deep/er/row").unlink()
+    (data / "deep/same").unlink()
+    (data / "big").write_text("newer as well")
+    before = tree(data)
+    child = os.fork()
+    if child == 0:
+        _die_after(step)
+        with (tmp_path / "b").open("rb") as source:
+            volumes.restore("v", source, files=list(whole))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    assert volumes.sweep()
+    assert [path.name for path in data.parent.iterdir()] == ["data"]
+    if step < 7:
+        assert tree(data) == before
+    else:
+        assert {name: data.joinpath(name).read_bytes() for name in whole} == whole
+
+
+def _die_after(step: int) -> None:
+    """Be killed after so many steps: the new files synced, a journal, three files placed, all synced, the journal gone."""
+    done = [0]
+
+    def counted(work: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            result = work(*arguments)
+            done[0] += 1
+            if done[0] == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
+
+    for name in ("syncfs", "fsync_dir", "_place_one"):
+        setattr(restoring, name, counted(getattr(restoring, name)))
+
+
+def test_folder_and_a_file_in_it_come_back_together(
+    volumes: VolumeManager, data: Path, tmp_path: Path
+) -> None:
+    volumes.backup_to("v", tmp_path / "b")
+    before = tree(data)
+    subprocess.run(["rm", "-r", data / "deep"], check=True)
+    with (tmp_path / "b").open("rb") as source, pytest.raises(BadArchive, match="another name of big"):
+        volumes.restore("v", source, files=["deep"])
+    with (tmp_path / "b").open("rb") as source:
+        volumes.restore("v", source, files=["deep/er/row", "deep", "big", "/deep/er"])
     assert tree(data) == before
 
 
