@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
@@ -416,6 +417,34 @@ async def test_a_kept_backup_is_fetched_and_removed(site: RealNode) -> None:
         async with web.open_stream(site.name, "backup.file", where) as stream:
             await rest(stream)
     assert refused.value.problem.code == "not_found"
+
+
+@pytest.fixture
+def small_disk(site: RealNode) -> Iterator[Path]:
+    """The node's folder for backups on a disk of 1 MB."""
+    folder = site.node.home / "backups"
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "wharfinger-test", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_fills_during_a_backup_keeps_nothing_of_it(site: RealNode, small_disk: Path) -> None:
+    site.do(VolumeCreate(name="large"))
+    data = Path(site.engine.volume_get(name="large").path)
+    (data / "noise").write_bytes(os.urandom(3_000_000))
+    folder = small_disk / "large/kept"
+    outcome = site.outcome(
+        site.send(VolumeBackup("large", directory=str(folder), file_name="large-1.tar.gz"))
+    )
+    assert (outcome["status"], outcome["error"]["code"]) == ("failed", "no_space")
+    assert "no space" in outcome["error"]["detail"]
+    assert "large" in outcome["error"]["detail"]
+    assert list(folder.iterdir()) == []
+    site.do(VolumeCreate(name="small"))
+    site.do(
+        VolumeBackup("small", directory=str(folder), file_name="small-1.tar.gz")
+    )  # the disk is as free as before
 
 
 def test_a_node_lets_go_what_a_schedule_does_not_keep(site: RealNode) -> None:

@@ -26,6 +26,7 @@ from engine.containers.model import (
     from_json,
 )
 from engine.errors import AlreadyExists, Denied, InvalidInput, NotFound
+from engine.linux.files import space_translated
 from engine.network.model import NetworkSpec, SubnetSpec
 from engine.progress import CancelToken, Reporter
 from engine.registry.settings import Credentials, RegistrySettings
@@ -568,7 +569,7 @@ def _backup_target(x: Context, p: c.VolumeBackup) -> Iterator[BinaryIO]:
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(descriptor, "w+b") as file:
+        with os.fdopen(descriptor, "w+b") as file, space_translated(f"the backup {p.file_name}"):
             yield file
             file.flush()
             os.fsync(file.fileno())
