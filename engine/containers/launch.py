@@ -24,6 +24,7 @@ from engine.errors import InUse, NotFound
 from engine.linux.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID
 from engine.linux.userns import RANGE_SIZE, IdMap, make_netns_inside, make_userns, open_idmap, unpin
 from engine.linux.uts import set_domain
+from engine.network.ports import PROTOCOLS, parse_exposed
 from engine.runtime import stubs
 from engine.runtime.conmon import Launch, Launched
 from engine.runtime.stdio import give_streams, owner_of
@@ -167,10 +168,12 @@ class Launcher:
         wanted = list(container.spec.ports)
         if container.spec.publish_all:
             published = {(port.container_port, port.protocol) for port in wanted}
-            for text in container.config["ExposedPorts"]:
-                number, _, protocol = text.partition("/")
-                if (int(number), protocol or "tcp") not in published:
-                    wanted.append(PortSpec(int(number), protocol or "tcp"))
+            for exposed in (
+                port for text in container.config["ExposedPorts"] for port in parse_exposed(text)
+            ):
+                if exposed not in published and exposed[1] in PROTOCOLS:
+                    wanted.append(PortSpec(*exposed))
+                    published.add(exposed)
         return self._parts.network.hold(container.id, wanted, name=container.name) if wanted else []
 
     def _allocate(self, container: Container) -> list[Endpoint]:

@@ -51,6 +51,20 @@ def test_environment_user_workdir_and_names(node: Node) -> None:
     ]
 
 
+def test_all_that_is_exposed_is_published_on_request(node: Node) -> None:
+    """By the image or the spec, single ports and ranges; on random ports of the policy's address, each once."""
+    exposed = ["80", "53/udp", "7000-7001/tcp", "7001"]
+    made = node.run(
+        "sleep", "60", publish_all=True, exposed_ports=exposed, ports=[PortSpec(80, host_ip="127.0.0.1", host_port=18080)]
+    )  # fmt: skip
+    found = {(port.container_port, port.protocol): port for port in made.ports}
+    assert sorted(found) == [(53, "udp"), (80, "tcp"), (7000, "tcp"), (7001, "tcp")]
+    assert found[80, "tcp"].host_port == 18080
+    assert {port.host_ip for port in made.ports} == {"127.0.0.1"}
+    assert len({port.host_port for port in made.ports}) == 4
+    node.containers.remove(made.id, force=True)
+
+
 def test_groups_are_added_by_name_and_number(node: Node) -> None:
     assert "groups=50(staff),60(netdev),77" in node.output("id", user="alice", groups=["77", "staff"])
     with pytest.raises(BadSpec, match="no group 'nope'"):

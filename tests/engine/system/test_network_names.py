@@ -139,6 +139,16 @@ def test_name_without_such_an_address_is_known_but_empty(app: str, new) -> None:
     assert lookup(web, "web", "MX") == ("NOERROR", [])
 
 
+def test_ipv6_addresses_are_answered_and_looked_up_backwards(make_network, new) -> None:
+    make_network("six", ipv6=True)
+    web, db = new("six", "web", "both"), new("six", "db", "both")
+    assert lookup(web, "db", "AAAA") == ("NOERROR", [db.endpoint.ipv6_address])
+    assert lookup(web, "db", "A") == ("NOERROR", [db.address])
+    assert lookup(web, "both", "AAAA", tcp=True)[1] == sorted(box.endpoint.ipv6_address for box in (web, db))
+    backwards = ip_address(db.endpoint.ipv6_address).reverse_pointer
+    assert lookup(web, backwards, "PTR") == ("NOERROR", ["db.six."])
+
+
 def test_reverse_lookup_names_container_and_network(app: str, new) -> None:
     web, db = new(app, "web"), new(app, "db")
     assert lookup(web, ip_address(db.address).reverse_pointer, "PTR") == ("NOERROR", ["db.app."])

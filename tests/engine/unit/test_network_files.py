@@ -64,6 +64,16 @@ def test_what_was_asked_for_is_written(config: EngineConfig) -> None:
     assert files.resolv_conf(asked, find, config) == expected
 
 
+def test_search_domains_of_the_host_are_inherited_unless_others_are_asked_for(
+    config: EngineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "host_search", lambda: ["corp.example", "lan"])
+    assert "search corp.example lan\n" in files.resolv_conf(container(BRIDGE, APP), find, config)
+    asked = container(BRIDGE, dns_search=["other.example"])
+    assert "search other.example\n" in files.resolv_conf(asked, find, config)
+    assert "search" not in files.resolv_conf(container(BRIDGE, dns_search=["."]), find, config)
+
+
 def test_own_resolvers_stay_behind_the_names_of_the_network(config: EngineConfig) -> None:
     assert "nameserver 10.201.4.1\n" in files.resolv_conf(container(APP, dns=["192.0.2.1"]), find, config)
 
