@@ -126,6 +126,23 @@ def test_a_volume_is_no_way_to_mount_the_host(
     assert api(bob).write("/volumes/", {"name": "x", "options": options}).status_code == 403
 
 
+def test_a_backup_into_a_folder_of_the_host_needs_the_right_to_mount_it(
+    voice: FakeNode, bob: User, alice: User, api: ApiOf
+) -> None:
+    """RT-08."""
+    voice.say("volume", "create", "data", record={"name": "data", "created_at": 1.0})
+    wish = {"directory": "/srv/backups"}
+    refused = api(bob).write("/volumes/data/backup/", wish)
+    assert (refused.status_code, refused.json()["needs"]) == (403, "host_mounts")
+    assert Entry.objects.filter(action="volume.backup", actor="bob", outcome="refused").count() == 1
+    assert not RecordingSender.sent
+    for directory in ("srv", "/srv/../etc", "/srv/\0"):
+        assert api(alice).write("/volumes/data/backup/", {"directory": directory}).status_code == 400
+    assert api(alice).write("/volumes/data/backup/", wish).status_code == 202
+    contract = RecordingSender.sent[-1][2]
+    assert (contract.directory, contract.file_name[:5]) == ("/srv/backups", "data-")  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     "fields",
     [

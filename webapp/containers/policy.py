@@ -106,5 +106,11 @@ def judge_volume(actor: Actor, name: str, options: dict[str, Any]) -> list[str]:
     return require(actor, policy.rights_of_volume(options), action="volume.create", target=name, body=options)
 
 
+def judge_backup(actor: Actor, volume: str, directory: str) -> list[str]:
+    """A backup into a folder of the host writes there, as a container with that folder could."""
+    needed = {policy.HOST_MOUNTS: f"writes into {directory[:200]!r} of the host"}
+    return require(actor, needed, action="volume.backup", target=volume, body={"directory": directory})
+
+
 def judge_build(actor: Actor, target: str, *, network_mode: str, dockerfile: str) -> list[str]:
     return require(actor, policy.rights_of_build(network_mode, dockerfile), action="build.run", target=target)

@@ -110,6 +110,11 @@ class FileView(WharfingerView):
         )
 
 
+class BackupWish(Strict):
+    compression = serializers.ChoiceField(choices=services.COMPRESSIONS, required=False, default="zstd")
+    directory = serializers.CharField(required=False, default="", allow_blank=True, max_length=4000)
+
+
 class BackupView(WharfingerView):
     """GET: a fresh backup as a download. POST: one that is kept on the node."""
 
@@ -140,13 +145,13 @@ class BackupView(WharfingerView):
     @describe(
         "Make a proven backup that is kept on the node",
         answer=shapes.BACKUP,
-        body=docs.ANY,
+        body=BackupWish,
         status=201,
         work=True,
     )
     def post(self, request: Request, name: str) -> HttpResponse:
-        compression = str(request.data.get("compression", "zstd"))
-        backup, operation = services.volume_backup(self.actor, _one(request, name), compression=compression)
+        wanted = BackupWish.read(request.data)
+        backup, operation = services.volume_backup(self.actor, _one(request, name), **wanted)
         shown = selectors.backup_json(backup)
         return self.accepted(
             operation,

@@ -136,6 +136,22 @@ def volume_backup(request: HttpRequest, name: str) -> HttpResponse:
     return accepted(request, operation, f"Backing up {found.name}", to=back_to(request, url_of(found)))
 
 
+@page(GET=Permission.OPERATE, POST=Permission.OPERATE)
+def volume_backup_folder(request: HttpRequest, name: str) -> HttpResponse:
+    """Make a backup that is kept in a folder of the node."""
+    found = selectors.volume_get(name)
+    directory = request.POST.get("directory", "").strip()
+
+    def do() -> HttpResponse:
+        if not directory:
+            raise Invalid("say which folder", fields={"directory": ["missing"]})
+        _, operation = services.volume_backup(request.actor, found, directory=directory)  # type: ignore[attr-defined]
+        return accepted(request, operation, f"Backing up {found.name}", to=url_of(found))
+
+    context = {"volume": found, "directory": directory}
+    return ask_or_do(request, "volumes/backup_folder.html", context, do, back=url_of(found))
+
+
 @page(GET=Permission.OPERATE, POST=Permission.OPERATE, upload=True)
 def volume_restore(request: HttpRequest, name: str) -> HttpResponse:
     """Restore a kept backup or an uploaded one, into this volume or a new one; all or nothing."""

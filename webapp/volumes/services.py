@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from webapp.accounts.actor import SYSTEM, Actor
 from webapp.audit import services as audit
-from webapp.containers.policy import judge_volume
+from webapp.containers.policy import judge_backup, judge_volume
 from webapp.core.errors import Conflict, Invalid
 from webapp.core.ids import is_name
 from webapp.nodes.models import Node
@@ -84,9 +84,17 @@ def volume_prune(
 
 
 def volume_backup(
-    actor: Actor, volume: Volume, *, compression: str = "zstd", schedule: BackupSchedule | None = None
+    actor: Actor,
+    volume: Volume,
+    *,
+    compression: str = "zstd",
+    directory: str = "",
+    schedule: BackupSchedule | None = None,
 ) -> tuple[Backup, Operation]:
-    """Make a backup that is kept on the node, proven by reading it back."""
+    """Make a backup that is kept on the node, proven by reading it back.
+
+    `directory` is a folder of the node to keep it in: it needs the right to mount the host, and the node to allow it.
+    """
     if compression not in COMPRESSIONS:
         raise Invalid(
             f"no compression {compression[:20]!r}",
@@ -94,7 +102,7 @@ def volume_backup(
         )
     now = timezone.now()
     file_name = f"{volume.name}-{now:%Y%m%d-%H%M%S-%f}.{ENDINGS[compression]}"
-    folder = backup_folder(volume.name, schedule)
+    folder = _checked_folder(actor, volume, directory) if directory else backup_folder(volume.name, schedule)
     contract = contracts.VolumeBackup(
         volume=volume.name,
         directory=folder,
@@ -115,6 +123,21 @@ def volume_backup(
             created_by=actor.user,
         )
     return backup, operation
+
+
+def _checked_folder(actor: Actor, volume: Volume, directory: str) -> str:
+    if (
+        not directory.startswith("/")
+        or ".." in directory.split("/")
+        or "\0" in directory
+        or len(directory) > 4000
+    ):
+        raise Invalid(
+            f"{directory[:60]!r} is no folder of a node",
+            fields={"directory": ["an absolute path, without .."]},
+        )
+    judge_backup(actor, volume.name, directory)
+    return directory.rstrip("/") or "/"
 
 
 def volume_restore(

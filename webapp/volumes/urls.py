@@ -12,6 +12,7 @@ urlpatterns = [
     path("volumes/prune/", pages.volume_prune, name="volume_prune"),
     path("volumes/<str:name>/", pages.volume, name="volume"),
     path("volumes/<str:name>/backup/", pages.volume_backup, name="volume_backup"),
+    path("volumes/<str:name>/backup/folder/", pages.volume_backup_folder, name="volume_backup_folder"),
     path("volumes/<str:name>/restore/", pages.volume_restore, name="volume_restore"),
     path("volumes/<str:name>/remove/", pages.volume_remove, name="volume_remove"),
     path("volumes/<str:name>/schedules/", pages.schedule_new, name="schedule_new"),
