@@ -59,6 +59,8 @@ def main(wanted: list[str]) -> int:
             with contextlib.suppress(Exception):
                 engine.network.dismantle()
     finally:
+        with contextlib.suppress(Exception):  # the server is gone, its bridges and rules would stay
+            contests.make_engine(folder / "served" / "home").network.dismantle()
         shutil.rmtree(folder, ignore_errors=True)
     return 0
 
