@@ -24,10 +24,11 @@ from engine.build.parser import MAX_BYTES
 from engine.build.trees import Attributes, Known, Tree
 from engine.build.zipreader import ZipReader, is_zip
 from engine.errors import BadArchive, DockerfileError, InvalidInput
-from engine.layers.apply import UPLOAD_POLICY, extract_entries
 from engine.layers.compression import open_any
+from engine.layers.confined import extract_entries
 from engine.layers.limits import UPLOAD, Limits
 from engine.layers.names import clean_name
+from engine.layers.policy import UPLOAD_POLICY
 from engine.layers.tar import Kind, TarEntry, TarReader
 from engine.linux import xattrs
 from engine.linux.files import DIRECTORY, open_in_root, opened, remove_tree

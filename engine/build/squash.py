@@ -8,8 +8,9 @@ from dataclasses import replace
 from engine.build.solver import Build
 from engine.build.state import Layer, StageState
 from engine.images.unpack import commit_layer
-from engine.layers.apply import Whiteouts, apply_layer
 from engine.layers.compression import open_any
+from engine.layers.confined import apply_layer
+from engine.layers.policy import Whiteouts
 from engine.linux.files import DIRECTORY, opened
 from engine.progress import Message
 

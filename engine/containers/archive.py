@@ -23,10 +23,11 @@ from engine.containers.launch import Launcher
 from engine.containers.model import Container
 from engine.containers.parts import Parts
 from engine.errors import BadSpec, Denied, EngineError, NotFound, Unavailable, WrongState
-from engine.layers.apply import NO_REPLACE_POLICY, UPLOAD_POLICY, Policy, extract, extract_entries
 from engine.layers.compression import UnpackedReader, open_any
+from engine.layers.confined import extract, extract_entries
 from engine.layers.diff import READ_CHUNK, Change, changes, pack_tree
 from engine.layers.limits import UPLOAD
+from engine.layers.policy import NO_REPLACE_POLICY, UPLOAD_POLICY, Policy
 from engine.layers.tar import Kind, TarEntry, TarReader, TarWriter
 from engine.linux import xattrs
 from engine.linux.files import NOFOLLOW, child_path, open_in_root, opened
@@ -132,11 +133,7 @@ class Archive:
             ):
                 raise Denied(f"the root of container {container.name!r} is read-only")
             try:
-                as_owner(
-                    view.id_start,
-                    view.id_start,
-                    lambda: self._unpack(container, view, unpacked, folder, policy, copy_uid_gid),
-                )
+                self._unpack(container, view, unpacked, folder, policy, copy_uid_gid)
             except OSError as error:
                 if error.errno == errno.EROFS:
                     raise Denied(f"{path} in container {container.name!r} is read-only") from error
@@ -152,13 +149,15 @@ class Archive:
         policy: Policy,
         to_user: bool,
     ) -> None:
+        worker = (view.id_start, view.id_start)  # root of the machine may have no id there
         if not to_user:
-            extract(source, folder, UPLOAD, policy, idmap_start=view.id_start)
+            extract(source, folder, UPLOAD, policy, idmap_start=view.id_start, owner=worker)
             return
         ids = resolve_user(view.root_fd, container.config["User"])
         owner = (view.id_start + ids.uid, view.id_start + ids.gid)
         reader = _Owned(TarReader(source, UPLOAD, require_end=True), owner)
-        extract_entries(reader, folder, UPLOAD, dataclasses.replace(policy, xattrs=False))
+        policy = dataclasses.replace(policy, xattrs=False)
+        extract_entries(reader, folder, UPLOAD, policy, owner=worker)
 
     def changes(self, ref: str) -> list[Change]:
         """Return what differs from the image: added, changed and deleted paths, without the runtime's mount points."""

@@ -12,8 +12,8 @@ from engine.digest import Digest, digest_bytes
 from engine.errors import BadArchive
 from engine.images.model import Image
 from engine.images.store import ImageStore
-from engine.layers.apply import apply_layer
 from engine.layers.compression import OUT_CHUNK, Compression, detect, layer_media_type, open_any
+from engine.layers.confined import apply_layer
 from engine.layers.limits import LAYER, Limits
 from engine.layers.pack import PendingBlob
 from engine.layers.pipe import ReadAhead

@@ -11,7 +11,7 @@ from engine.digest import Digest, short
 from engine.errors import Cancelled, EngineError, Unavailable
 from engine.images.growing import DiffStream, Growing, GrowingReader, Restarted
 from engine.images.reports import LayerReports
-from engine.layers.apply import apply_layer
+from engine.layers.confined import apply_layer
 from engine.oci.descriptor import Descriptor
 from engine.progress import CancelToken
 from engine.registry.errors import BadContent

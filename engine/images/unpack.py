@@ -11,8 +11,8 @@ from engine.content.store import ContentStore
 from engine.digest import Digest, chain_id
 from engine.errors import BadDigest, Unsupported
 from engine.images.model import Image, ImageLayer
-from engine.layers.apply import apply_layer
 from engine.layers.compression import OUT_CHUNK, Compression, open_any
+from engine.layers.confined import apply_layer
 from engine.layers.limits import LAYER, Limits
 from engine.layers.pack import PendingBlob, pack_layer
 from engine.layers.pipe import ReadAhead

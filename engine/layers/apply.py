@@ -1,5 +1,8 @@
 """Unpacking archives: into layers (`apply_layer`) and into folders of people's files (`extract`).
 
+This is the work itself, done in the process that calls it. Everybody else calls `engine.layers.confined`, which has the
+same verbs and lets a process without rights do the work (D1); this module never looks outside of its root.
+
 Every operation is relative to a directory descriptor, and a directory is only ever reached by openat2(2) with the
 target as root, so nothing that an archive contains, and nothing that a container does to the folder meanwhile, makes
 us touch a file outside (D1, AR-01 to AR-07). What an archive may not ask for is refused with `BadArchive`, which names
@@ -20,15 +23,22 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from engine.errors import BadArchive
 from engine.layers.limits import LAYER, UPLOAD, Limits
 from engine.layers.names import OPAQUE, RESERVED, WHITEOUT, clean_name, shown
+from engine.layers.policy import (
+    LAYER_POLICY,
+    UPLOAD_POLICY,
+    ApplyResult,
+    EntryReader,
+    Policy,
+    Whiteouts,
+)
 from engine.layers.tar import Kind, Readable, TarEntry, TarReader
 from engine.linux import xattrs
 from engine.linux.files import (
@@ -48,49 +58,6 @@ _HELD_PARENTS = 64
 _LINKS_LIMIT = 40
 _MAX_ID = 2**32 - 2
 OVERLAY_OPAQUE = "trusted.overlay.opaque"
-
-
-class Whiteouts(StrEnum):
-    """What `.wh.` names mean: overlayfs' own marks, a removal at once, or nothing at all."""
-
-    OVERLAY = "overlay"
-    REMOVE = "remove"
-    PLAIN = "plain"
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What an archive may contain and do.
-
-    `devices`: `refuse` them or `skip` them silently. `fifos` and `xattrs` say whether they are made. `replace` says
-    whether a directory may take the place of something else and the other way round. `fresh` promises that the target
-    was made for this archive and is nobody else's.
-    """
-
-    devices: str = "refuse"
-    fifos: bool = False
-    xattrs: bool = True
-    owners: bool = True
-    whiteouts: Whiteouts = Whiteouts.PLAIN
-    replace: bool = True
-    require_end: bool = True
-    fresh: bool = False
-
-
-LAYER_POLICY = Policy(devices="skip", fifos=True, whiteouts=Whiteouts.OVERLAY, require_end=False, fresh=True)
-UPLOAD_POLICY = Policy()
-NO_REPLACE_POLICY = Policy(replace=False)
-"""As `UPLOAD_POLICY`, but a directory never takes the place of a file nor a file that of a directory (`docker cp`)."""
-ROOTFS_POLICY = Policy(devices="skip", fifos=True, require_end=False, fresh=True)
-"""For a whole root file system: a layer without whiteouts."""
-
-
-@dataclass(frozen=True)
-class ApplyResult:
-    """`size`: bytes of all files; `entries`: how many entries there were."""
-
-    size: int
-    entries: int
 
 
 def apply_layer(
@@ -135,17 +102,10 @@ def _unpack(
     check: Callable[[], None] | None,
 ) -> ApplyResult:
     reader = TarReader(stream, limits, require_end=policy.require_end)
-    return _unpack_entries(reader, target, limits, policy, idmap_start, lowers, check)
-
-
-class EntryReader(Protocol):
-    """Where entries come from: a `TarReader`, or something that leaves out, changes or makes up entries."""
-
-    def __iter__(self) -> Iterator[TarEntry]: ...
-
-    def chunks(self) -> Iterator[memoryview]:
-        """Give the content of the entry that came last."""
-        ...
+    with opened_directory(target) as root:
+        return unpack_entries(
+            reader, root, limits, policy, idmap_start=idmap_start, outside=Folders(root, lowers), check=check
+        )
 
 
 def extract_entries(
@@ -157,32 +117,77 @@ def extract_entries(
     check: Callable[[], None] | None = None,
 ) -> ApplyResult:
     """As `extract`, for entries that already come one by one; bounds on bytes and entries are the reader's to keep."""
-    return _unpack_entries(reader, target, limits, policy, 0, (), check)
+    with opened_directory(target) as root:
+        return unpack_entries(reader, root, limits, policy, outside=Folders(root, ()), check=check)
 
 
-def _unpack_entries(
+class Outside(Protocol):
+    """What unpacking a layer needs to know or to have done outside of its own rights."""
+
+    def lower_directory(self, path: str) -> DirectoryInfo | None:
+        """Return what the topmost layer below that has the directory `path` says about it."""
+
+    def lower_names(self) -> list[str]:
+        """Return the names in the roots of the layers below, each once, sorted."""
+
+    def mark_opaque(self, path: str) -> None:
+        """Set overlayfs' mark on the directory `path` of the layer: what is below it is hidden."""
+
+
+class DirectoryInfo(NamedTuple):
+    """Mode, owner and time of a directory."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+
+
+class Folders:
+    """`Outside` for who may reach it: `root` is the layer's directory, `lowers` are the folders below, topmost first."""
+
+    def __init__(self, root: int, lowers: Sequence[Path]) -> None:
+        self._root = root
+        self._lowers = lowers
+
+    def lower_directory(self, path: str) -> DirectoryInfo | None:
+        return next((found for lower in self._lowers if (found := _directory_info(lower, path))), None)
+
+    def lower_names(self) -> list[str]:
+        return sorted({name for lower in self._lowers for name in os.listdir(lower)})
+
+    def mark_opaque(self, path: str) -> None:
+        with opened(open_in_root(self._root, path, DIRECTORY)) as fd:
+            os.setxattr(fd, OVERLAY_OPAQUE, b"y")
+
+
+def unpack_entries(
     reader: EntryReader,
-    target: Path | int,
+    root: int,
     limits: Limits,
     policy: Policy,
-    idmap_start: int,
-    lowers: Sequence[Path],
-    check: Callable[[], None] | None,
+    *,
+    outside: Outside,
+    idmap_start: int = 0,
+    umask: int | None = None,
+    check: Callable[[], None] | None = None,
 ) -> ApplyResult:
+    """Unpack all entries into the directory `root`; `umask` is this process's, if it is known."""
     size = count = 0
-    with opened_directory(target) as root:
-        extractor = _Extractor(
-            root, limits, policy, to_host(idmap_start) if idmap_start else NO_SHIFT, lowers
-        )
-        with extractor.parents:
-            for entry in reader:
-                count += 1
-                size += entry.size
-                if check is not None and not count % 64:
-                    check()
-                extractor.add(entry, reader)
-            extractor.finish()
+    shift = to_host(idmap_start) if idmap_start else NO_SHIFT
+    extractor = _Extractor(root, limits, policy, shift, outside, umask, check or _nothing)
+    with extractor.parents:
+        for entry in reader:
+            count += 1
+            size += entry.size
+            if check is not None and not count % 64:
+                check()
+            extractor.add(entry, reader)
+        extractor.finish()
     return ApplyResult(size, count)
+
+
+def _nothing() -> None: ...
 
 
 class _Parents:
@@ -220,14 +225,22 @@ class _Extractor:
     """The state of one archive being unpacked into the directory `root`."""
 
     def __init__(
-        self, root: int, limits: Limits, policy: Policy, shift: IdShift, lowers: Sequence[Path]
+        self,
+        root: int,
+        limits: Limits,
+        policy: Policy,
+        shift: IdShift,
+        outside: Outside,
+        umask: int | None,
+        check: Callable[[], None],
     ) -> None:
         self._root = root
         self._limits = limits
         self._policy = policy
         self._shift = shift
-        self._lowers = lowers
-        self._plain_mode = 0o777 & ~process_umask() if policy.fresh else 0
+        self._outside = outside
+        self._check = check
+        self._plain_mode = 0o777 & ~(process_umask() if umask is None else umask) if policy.fresh else 0
         self._directories: dict[str, TarEntry] = {}
         self._own: set[str] = set()  # what the archive brought, with its parents; only for `Whiteouts.REMOVE`
         self.parents = _Parents(root, self._make_parent)
@@ -257,7 +270,9 @@ class _Extractor:
 
     def finish(self) -> None:
         """Set what had to wait: owners, modes, attributes and times of directories, deepest first."""
-        for path, entry in sorted(self._directories.items(), reverse=True):
+        for number, (path, entry) in enumerate(sorted(self._directories.items(), reverse=True), 1):
+            if not number % 64:
+                self._check()
             try:
                 fd = self._open_directory(path)
             except (FileNotFoundError, NotADirectoryError):
@@ -418,17 +433,9 @@ class _Extractor:
 
     def _like_below(self, parent: int, name: str, path: str) -> None:
         """Give an implied directory the mode, owner and time that it has in the layers below (at the end)."""
-        info = next((found for lower in self._lowers if (found := _lower_directory(lower, path))), None)
+        info = self._outside.lower_directory(path)
         if info is not None:
-            implied = TarEntry(
-                path,
-                Kind.DIRECTORY,
-                0,
-                stat.S_IMODE(info.st_mode),
-                info.st_uid,
-                info.st_gid,
-                info.st_mtime_ns,
-            )
+            implied = TarEntry(path, Kind.DIRECTORY, 0, info.mode, info.uid, info.gid, info.mtime_ns)
             self._directories.setdefault(path, implied)
             return
         with opened(os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)) as fd:
@@ -491,13 +498,11 @@ class _Extractor:
             self._make_room(folder, name, entry)
             parent = self.parents.get(folder)
             os.mkfifo(name, 0o600, dir_fd=parent)
-        with opened(os.open(name, os.O_PATH | NOFOLLOW, dir_fd=parent)) as fd:
-            if not stat.S_ISFIFO(os.fstat(fd).st_mode):
-                return  # somebody in the container was quicker: not ours to change
-            path = f"/proc/self/fd/{fd}"
-            os.chown(path, self._owner(entry.uid, entry), self._owner(entry.gid, entry))
-            Path(path).chmod(entry.mode)
-            os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
+        with opened(os.open(name, os.O_RDONLY | os.O_NONBLOCK | NOFOLLOW, dir_fd=parent)) as fd:
+            if stat.S_ISFIFO(
+                os.fstat(fd).st_mode
+            ):  # else somebody in the container was quicker: not ours to change
+                self._set_metadata(fd, entry._replace(xattrs={}))
 
     # what is in the way, and whiteouts -------------------------------------------------------------------------
 
@@ -550,7 +555,8 @@ class _Extractor:
         """Hide what lower layers have in the directory `path`."""
         if self._policy.whiteouts is Whiteouts.OVERLAY:
             if path:
-                os.setxattr(self.parents.get(path), OVERLAY_OPAQUE, b"y")
+                self.parents.get(path)  # made where it is missing
+                self._outside.mark_opaque(path)
             else:
                 self._hide_lower_root()
             return
@@ -558,8 +564,7 @@ class _Extractor:
 
     def _hide_lower_root(self) -> None:
         """White out every name of the lower roots: overlayfs has no opaque root."""
-        names = {name for lower in self._lowers for name in os.listdir(lower)}
-        for name in sorted(names):
+        for name in self._outside.lower_names():
             try:
                 os.mknod(name, stat.S_IFCHR, 0, dir_fd=self._root)
             except FileExistsError:
@@ -591,13 +596,14 @@ def _is_whiteout(info: os.stat_result) -> bool:
     return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
 
 
-def _lower_directory(lower: Path, path: str) -> os.stat_result | None:
+def _directory_info(lower: Path, path: str) -> DirectoryInfo | None:
     with opened(os.open(lower, DIRECTORY)) as root:
         try:
             with opened(open_in_root(root, path, DIRECTORY | os.O_NOFOLLOW)) as fd:
-                return os.fstat(fd)
+                info = os.fstat(fd)
         except OSError:
             return None
+    return DirectoryInfo(stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, info.st_mtime_ns)
 
 
 def _normal(path: str) -> list[str]:

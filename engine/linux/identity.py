@@ -27,7 +27,7 @@ def as_owner(uid: int, gid: int, work: Callable[[], T]) -> T:
 
     def run() -> None:
         try:
-            _become(uid, gid)
+            become(uid, gid)
             results.append(work())
         except BaseException as error:
             failures.append(error)
@@ -40,7 +40,7 @@ def as_owner(uid: int, gid: int, work: Callable[[], T]) -> T:
     return results[0]
 
 
-def _become(uid: int, gid: int) -> None:
+def become(uid: int, gid: int) -> None:
     """Change this thread's file-system ids. The kernel then takes its file rights; they are taken back."""
     _libc.setfsgid(ctypes.c_uint(gid))
     _libc.setfsuid(ctypes.c_uint(uid))

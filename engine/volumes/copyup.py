@@ -11,9 +11,10 @@ import os
 import threading
 from pathlib import Path
 
-from engine.layers.apply import ROOTFS_POLICY, extract
+from engine.layers.confined import extract
 from engine.layers.diff import pack_tree
 from engine.layers.limits import LAYER
+from engine.layers.policy import ROOTFS_POLICY
 from engine.linux import xattrs
 from engine.linux.files import DIRECTORY, open_in_root, opened
 from engine.linux.idshift import to_container

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.errors import BadArchive, BadSpec, NotFound
-from engine.layers.apply import Policy, extract_entries
 from engine.layers.compression import open_any
+from engine.layers.confined import extract_entries
 from engine.layers.limits import Limits
 from engine.layers.names import clean_name
+from engine.layers.policy import Policy
 from engine.layers.tar import Kind, Readable, TarEntry, TarReader
 from engine.linux.files import DIRECTORY, fsync_dir, openat2, opened, remove_tree, space_translated, syncfs
 from engine.volumes.binds import STRICT

@@ -9,9 +9,10 @@ from dataclasses import replace
 from engine.build.ops.place import Ownership
 from engine.build.trees import Tree
 from engine.errors import BadArchive
-from engine.layers.apply import ROOTFS_POLICY, extract_entries
 from engine.layers.compression import open_any
+from engine.layers.confined import extract_entries
 from engine.layers.limits import UPLOAD
+from engine.layers.policy import ROOTFS_POLICY
 from engine.layers.tar import Kind, TarEntry, TarReader
 from engine.linux.files import opened
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import BadArchive
-from engine.layers import Kind, TarReader, extract, pack_tree
+from engine.layers.apply import extract
+from engine.layers.diff import pack_tree
+from engine.layers.tar import Kind, TarReader
 from engine.linux.files import open_in_root, opened
 from tests.support import tars
 from tests.support.sentinel import sentinel  # noqa: F401

@@ -14,7 +14,7 @@ import pytest
 
 from engine.images.archive import export_root, import_root, load, save
 from engine.images.check import check
-from engine.layers import Compression, compressor
+from engine.layers.compression import Compression, compressor
 from engine.oci import ContainerConfig
 from engine.reference import parse_reference
 from tests.support import busybox, tars

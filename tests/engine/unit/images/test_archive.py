@@ -15,9 +15,9 @@ import zstandard
 from engine.digest import Digest, digest_bytes, hex_of
 from engine.errors import BadArchive, Corrupt, EngineError, ImageNotFound
 from engine.images.archive import export_root, import_root, load, save
-from engine.layers import Kind, TarReader
 from engine.layers.compression import Compression, compressor
 from engine.layers.limits import LAYER
+from engine.layers.tar import Kind, TarReader
 from engine.oci import ContainerConfig, ImageConfig, Index, parse_index
 from engine.oci import media_types as mt
 from engine.progress import CancelToken, LayerProgress, Message

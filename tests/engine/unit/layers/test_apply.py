@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import BadArchive
-from engine.layers import NO_REPLACE_POLICY, ApplyResult, Whiteouts, apply_layer, extract
+from engine.layers.apply import apply_layer, extract
+from engine.layers.policy import NO_REPLACE_POLICY, ApplyResult, Whiteouts
 from tests.support import tars
 
 pytestmark = pytest.mark.root

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import BadArchive
-from engine.layers import UPLOAD, Limits, Whiteouts, apply_layer, extract
+from engine.layers.apply import apply_layer, extract
+from engine.layers.limits import UPLOAD, Limits
+from engine.layers.policy import Whiteouts
 from tests.support import tars
 from tests.support.sentinel import sentinel  # noqa: F401
 

@@ -12,21 +12,13 @@ from pathlib import Path
 import pytest
 
 from engine.content.store import ContentStore
-from engine.layers import (
-    Change,
-    Kind,
-    TarEntry,
-    TarReader,
-    apply_layer,
-    changes,
-    diff_layer,
-    open_any,
-    pack_tree,
-    shift_owners,
-)
+from engine.layers.apply import apply_layer
 from engine.layers.compare import compare_layer
-from engine.layers.compression import Compression
+from engine.layers.compression import Compression, open_any
+from engine.layers.diff import Change, changes, diff_layer, pack_tree
 from engine.layers.pack import pack_layer
+from engine.layers.tar import Kind, TarEntry, TarReader
+from engine.linux.owners import shift_owners
 from tests.support import tars
 
 pytestmark = pytest.mark.root

@@ -14,7 +14,8 @@ import pytest
 from engine.digest import chain_id
 from engine.images.store import ImageStore
 from engine.images.unpack import commit_layer
-from engine.layers import TarReader, diff_layer
+from engine.layers.diff import diff_layer
+from engine.layers.tar import TarReader
 from engine.linux.mount import LinuxMounts, unmount_below
 from engine.snapshots import OverlaySnapshotter, PlainSnapshotter
 from tests.support import tars
