@@ -14,7 +14,6 @@ from pathlib import Path
 
 from engine.errors import Unavailable
 from engine.layers.wire import Job
-from engine.linux.process import CLEAN_ENV
 
 _ROOT = Path(__file__).resolve().parents[2]
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from engine.layers.unpacker import main; main()"
@@ -28,9 +27,9 @@ class Helper:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, str(_ROOT)],
+                [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOT, str(_ROOT)],
                 stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                env=CLEAN_ENV, cwd="/", start_new_session=True,
+                env={}, cwd="/", start_new_session=True,
             )  # fmt: skip
         ours.settimeout(_SEND_S)
         self._control = ours

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,7 +98,7 @@ def syncfs(path: Path | str | int) -> None:
 def atomic_write(path: Path | str, data: bytes, mode: int = 0o644, *, sync: bool = True) -> None:
     """Write the whole file or leave what was there. With `sync` it also survives a power cut."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW, 0o600)
     try:
         with opened(fd):
@@ -190,7 +189,7 @@ def _removed_empty(fd: int, name: str) -> bool:
 
 def _removed_full(fd: int, name: str, top: int, level: int) -> list[str]:
     if level >= _HELD_LEVELS:
-        new_name = f".lifted.{secrets.token_hex(8)}"
+        new_name = f".lifted.{os.urandom(8).hex()}"
         os.rename(name, new_name, src_dir_fd=fd, dst_dir_fd=top)
         return [new_name]
     with opened(os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)) as child:
