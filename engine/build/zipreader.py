@@ -1,8 +1,9 @@
 """Zip archives as uploads, read entry by entry in the order of their directory, each checked before it is believed.
 
-The list of files is read by the standard library, which checks its bounds; what a hostile archive could still do is refused here:
-entries that overlap (CVE-2024-0450), names with a backslash or a drive letter, encrypted entries, sizes beyond the limits. Of two entries
-with one name the last wins. Links made by Info-ZIP (Unix mode in the external attributes) become links. Times have no
+The list of files is loaded by the standard library after `zipdirectory` has found it to be the only one; what a hostile archive could
+still do is refused here: entries that overlap (CVE-2024-0450), something before the first of them, names with a backslash or a drive
+letter, encrypted entries, sizes beyond the limits, LZMA (it takes as much memory as the archive likes). Of two entries with one name
+the last wins, as with a tar. Links made by Info-ZIP (Unix mode in the external attributes) become links. Times have no
 zone in a zip; they are taken as UTC.
 """
 
@@ -16,6 +17,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from engine.build.zipdirectory import check_end
 from engine.errors import BadArchive
 from engine.layers.limits import Limits, too_big
 from engine.layers.tar import Kind, TarEntry
@@ -25,7 +27,7 @@ _LINK_BYTES = 4096
 _LOCAL_HEADER = 30
 _DRIVE = re.compile(r"[A-Za-z]:")
 _ENCRYPTED = 0x1
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
 
 def is_zip(file: BinaryIO) -> bool:
@@ -40,7 +42,7 @@ class ZipReader:
 
     def __init__(self, file: BinaryIO, limits: Limits) -> None:
         """Raise `BadArchive` for what is no zip, or none to be trusted."""
-        self._limits = limits
+        check_end(file, limits)
         try:
             self._zip = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
@@ -110,6 +112,8 @@ def _check_directory(infos: list[zipfile.ZipInfo], end: int, limits: Limits) -> 
         if info.header_offset < position:
             raise BadArchive("entries of the zip overlap", entry=info.filename)
         position = info.header_offset + _LOCAL_HEADER + info.compress_size
+    if infos and min(info.header_offset for info in infos) != 0:
+        raise BadArchive("there is data before the first entry of the zip")
     if position > end:
         raise BadArchive("an entry of the zip reaches into its directory")
 
@@ -123,4 +127,8 @@ def _check_entry(info: zipfile.ZipInfo) -> None:
     if info.flag_bits & _ENCRYPTED:
         raise BadArchive("an encrypted entry", entry=name, hint="make the zip without a password")
     if info.compress_type not in _METHODS:
-        raise BadArchive(f"an entry packed by the unknown method {info.compress_type}", entry=name)
+        raise BadArchive(
+            f"an entry packed by the method {info.compress_type}, which is not supported",
+            entry=name,
+            hint="pack it with deflate, as zip does",
+        )

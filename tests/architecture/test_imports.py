@@ -168,3 +168,9 @@ def test_the_engine_makes_every_table_that_a_subsystem_declares() -> None:
     from engine.engine import SCHEMAS
 
     assert len({schema.name for schema in SCHEMAS}) == len(SCHEMAS) == len(declared), declared
+
+
+def test_archives_are_unpacked_by_the_confined_process_alone() -> None:
+    """D1: whoever unpacks calls `engine.layers.confined`; the work itself is imported by what runs it there."""
+    importers = graph().find_modules_that_directly_import("engine.layers.apply")
+    assert importers == {"engine.layers.job", "engine.layers.unpacker"}

@@ -17,6 +17,7 @@ from celery.signals import worker_init, worker_ready, worker_shutting_down
 
 from engine.config import EngineConfig
 from engine.db import Database
+from engine.layers.helper import start as start_unpacker
 from workers import broker
 from workers.celery_app import app
 from workers.contracts import all_kinds
@@ -68,6 +69,7 @@ def _warm(**_: object) -> None:
     """Open the engine before the first task, so that the first is as quick as the next."""
     os.umask(0o022)
     runner()
+    start_unpacker()
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
