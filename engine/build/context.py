@@ -246,7 +246,7 @@ class _ContextReader:
         if entry.kind is Kind.SYMLINK:
             self._links.add(path)
         if entry.kind is Kind.HARDLINK:
-            self._note_hardlink(path, clean_name(entry.linkname))
+            self._note_hardlink(path, clean_name(entry.linkname, entry=entry.name))
         else:
             self._known.pop(path, None)
         self._written[path] = entry.kind

@@ -83,7 +83,9 @@ def _make_layer(
             unpacked = open_any(kept, limits)
             kept.begin(unpacked.compression)
             with ReadAhead(lambda: unpacked.read(OUT_CHUNK), kept.note) as ahead:
-                result = apply_layer(ahead, snapshot.upper, limits=limits, check=cancel.check)
+                result = apply_layer(
+                    ahead, snapshot.upper, limits=limits, require_end=True, check=cancel.check
+                )
             if not result.entries:
                 raise BadArchive("the archive is empty: a root file system was expected")
             layer, diff_id = kept.finish()

@@ -33,14 +33,15 @@ def apply_layer(
     whiteouts: Whiteouts = Whiteouts.OVERLAY,
     idmap_start: int = 0,
     lowers: Sequence[Path] = (),
+    require_end: bool = False,
     check: Callable[[], None] | None = None,
 ) -> ApplyResult:
     """Unpack the layer `stream` (a tar, not packed) into the fresh folder `target`.
 
     `lowers` are the layers below, topmost first: a directory that the archive uses but does not contain gets the mode
-    and owner that it has there. `check` is called now and then and may raise to stop (a `CancelToken.check`).
+    and owner that it has there. `require_end`: no digest says whether the archive is whole, so its end mark must. `check` is called now and then and may raise to stop (a `CancelToken.check`).
     """
-    policy = replace(LAYER_POLICY, whiteouts=whiteouts)
+    policy = replace(LAYER_POLICY, whiteouts=whiteouts, require_end=require_end)
     job = Job(limits, policy, has_lowers=bool(lowers), idmap_start=idmap_start)
     return _run(job, stream, target, lowers, check)
 

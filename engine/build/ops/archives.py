@@ -31,7 +31,7 @@ def is_archive(tree: Tree, place: str) -> bool:
 def unpack_into(tree: Tree, place: str, folder: int, ownership: Ownership, check: Callable[[], None]) -> None:
     """Unpack the archive `place` into an open folder, which is closed afterwards; owners as it says, or as asked for."""
     with opened(folder), os.fdopen(tree.open(place), "rb") as file:
-        reader = _Owned(TarReader(open_any(file, UPLOAD), UPLOAD), ownership)
+        reader = _Owned(TarReader(open_any(file, UPLOAD), UPLOAD, require_end=True), ownership)
         extract_entries(reader, folder, UPLOAD, _POLICY, check=check)
 
 
