@@ -377,6 +377,15 @@ def test_the_same_archives_reach_outside_without_checks_and_without_the_process(
     assert fingerprint(place) != before
 
 
+def test_without_the_root_a_climbing_name_does_reach_outside(tmp_path: Path, target: Path) -> None:
+    """The other half of the proof: what held above was the root."""
+    place = make_sentinel(tmp_path / "sentinel")
+    before = fingerprint(place)
+    with altered_helper(f"{NAIVE}; unpacker.confine.enter_root = lambda directory: None"):
+        extract(target, attacks(place)["climbing name"])
+    assert fingerprint(place) != before
+
+
 def test_a_job_that_says_nonsense_is_ended(target: Path) -> None:
     code = "unpacker._say = lambda connection, value: connection.sendall(b'{]\\n') or time.sleep(60)"
     with altered_helper(code), pytest.raises(Unavailable):
