@@ -146,11 +146,13 @@ def test_ar01_a_name_that_climbs_is_refused_by_name(door: Door, sentinel: Path, 
 
 @pytest.mark.parametrize("block", [tars.block(""), tars.block("."), tars.block("/")], ids=["empty", "dot", "slash"])  # fmt: skip
 def test_ar01_a_file_is_not_the_root(door: Door, block: bytes) -> None:
-    refused(door, tars.archive(tars.member("first"), block))
+    message = refused(door, tars.archive(tars.member("first"), block)).message
+    assert "root" in message or "directory" in message
 
 
 def test_ar01_a_zero_byte_in_a_name_is_refused(door: Door) -> None:
-    refused(door, tars.archive(tars.member("first"), tars.pax({"path": "a\0b"}) + tars.block("x")))
+    data = tars.archive(tars.member("first"), tars.pax({"path": "a\0b"}) + tars.block("x"))
+    assert "zero byte" in refused(door, data).message
 
 
 def test_ar01_a_name_of_5000_bytes_is_refused(door: Door) -> None:
@@ -593,5 +595,6 @@ def test_ar12_damaged_compression_is_an_error(door: Door, packer: str) -> None:
 
 
 def test_ar12_data_behind_the_end_is_an_error(door: Door) -> None:
-    refused(door, WHOLE + tars.archive(tars.member("hidden", data=b"x")))
-    refused(door, WHOLE[:-512] + tars.archive(tars.member("hidden", data=b"x")))
+    hidden = tars.archive(tars.member("hidden", data=b"x"))
+    assert "after the end" in refused(door, WHOLE + hidden).message
+    assert "zero block" in refused(door, WHOLE[:-512] + hidden).message

@@ -144,10 +144,12 @@ def test_the_same_layer_made_twice_is_one(stores: Stores, target: Path) -> None:
 
 def test_a_volatile_snapshot_can_be_mounted_again(stores: Stores, target: Path) -> None:
     stores.snapshots.prepare("c1", unpack_layers(stores, [BASE]))
-    for _ in range(2):
+    for number in range(2):
         stores.snapshots.mount("c1", target, volatile=True)
+        assert (target / "x").exists() == bool(number)
         (target / "x").touch()
         stores.snapshots.unmount("c1")
+        assert not os.path.ismount(target)
 
 
 def test_a_read_only_mount_refuses_writes(stores: Stores, target: Path) -> None:
@@ -248,8 +250,11 @@ def test_unmount_may_be_repeated(stores: Stores, target: Path) -> None:
     stores.snapshots.prepare("c1", None)
     stores.snapshots.unmount("c1")
     stores.snapshots.mount("c1", target)
-    stores.snapshots.unmount("c1")
-    stores.snapshots.unmount("c1")
+    assert os.path.ismount(target)
+    for _ in range(2):
+        stores.snapshots.unmount("c1")
+        assert not os.path.ismount(target)
+    assert stores.active() == {"c1"}
 
 
 def test_a_lost_layer_folder_is_said_to_be_corrupt(stores: Stores, target: Path) -> None:
