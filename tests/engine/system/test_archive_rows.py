@@ -24,6 +24,7 @@ import io
 import lzma
 import os
 import shutil
+import signal
 import stat
 import struct
 import tempfile
@@ -39,8 +40,9 @@ import pytest
 import zstandard
 
 from engine.containers.model import Container
-from engine.errors import BadArchive, EngineError
+from engine.errors import BadArchive, EngineError, Unavailable
 from engine.images.unpack import Unpacker
+from engine.layers.job import RunningJob
 from engine.layers.limits import UPLOAD, Limits
 from engine.layers.unpacker import MEMORY_BYTES
 from tests.support import doors, tars
@@ -511,6 +513,26 @@ def test_ar10_ten_gigabytes_stop_at_the_real_limits_and_others_go_on(tmp_path: P
     assert caught[0].hint
     assert bad.leavings() == []
     assert UPLOAD.max_entries <= 1_000_000
+
+
+@pytest.mark.parametrize("door", ["layer", "import"], indirect=True)
+def test_ar10_a_job_that_is_killed_leaves_nothing(
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel does to who takes too much memory: one sentence, retryable, and nothing half-made."""
+    real = RunningJob.content
+    big = tars.archive(*[tars.member(f"f{index}", data=os.urandom(100_000)) for index in range(40)])
+
+    def kill_on_the_way(self: RunningJob, data: bytes | memoryview) -> None:
+        for pid in job_processes():
+            os.kill(pid, signal.SIGKILL)
+        real(self, data)
+
+    monkeypatch.setattr(RunningJob, "content", kill_on_the_way)
+    outcome = strike(door, big)
+    assert isinstance(outcome.error, Unavailable)
+    assert outcome.error.retryable
+    assert "was killed" in outcome.error.message
 
 
 # AR-11 zip: the whole of unit/test_build_zip.py; here what it shares with the others -------------------------------

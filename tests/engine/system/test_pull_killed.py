@@ -57,7 +57,7 @@ POINTS = [
     ("before a blob gets its name", "engine.content.store:ContentStore.place", 1),
     ("after the first layer's blob", "engine.content.store:ContentStore.place", 2),
     ("before the first file is unpacked", "engine.snapshots.overlay:OverlaySnapshotter.prepare", 0),
-    ("in the middle of unpacking", "engine.layers.apply:_Extractor.add", 20),
+    ("in the middle of unpacking", "engine.layers.job:RunningJob._write", 2),
     ("before the first layer's row", "engine.snapshots.overlay:OverlaySnapshotter.commit", 0),
     ("between two layers", "engine.snapshots.overlay:OverlaySnapshotter.commit", 1),
     ("before everything is synced", "engine.content.store:ContentStore.sync", 0),

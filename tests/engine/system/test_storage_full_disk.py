@@ -13,7 +13,7 @@ from engine.errors import EngineError, NoSpace
 from engine.images.archive import import_root, load, save
 from engine.images.check import check
 from engine.images.unpack import commit_layer
-from engine.layers.apply import extract
+from engine.layers.confined import extract
 from engine.reference import parse_reference
 from tests.support import tars
 from tests.support.loops import ext4, fill, fill_inodes
