@@ -1,9 +1,10 @@
 """The process that unpacks archives for the engine (D1), and what it does for a job.
 
 The helper is started once, by `engine.layers.confined`, without environment, with an empty folder as its root and none of the
-host's mounts. It only waits for jobs and forks. The fork that does a job gets a mount namespace of its own, the job's target
-as its root, and loses what it does not need: descriptors, capabilities, system calls, resources. Then it unpacks, answers with
-one line and ends. It ends as well when the helper does, and the helper when the engine does: its socket is closed.
+host's mounts. It forks a spare process that waits for the next job, and another one as soon as that has come, so a job waits
+for no fork. Who does a job has a mount namespace of its own, takes the job's target as its root, and loses what it does not
+need: descriptors, capabilities, system calls, resources. Then it unpacks, answers with one line and ends. It ends as well when
+the helper does, and the helper when the engine does: the socket is closed.
 
 After a root has been entered nothing is imported, executed or looked up by name (D2): this module imports all it will need.
 
@@ -20,12 +21,14 @@ import os
 import signal
 import socket
 import time
+from contextlib import suppress
 
 from engine.layers.apply import DirectoryInfo, unpack_entries
 from engine.layers.policy import ApplyResult
 from engine.layers.tar import TarReader
 from engine.layers.wire import CHUNK, FrameReader, Job, described
 from engine.linux import confine
+from engine.linux.files import opened
 from engine.linux.identity import become
 
 KEPT = (
@@ -38,29 +41,50 @@ KEPT = (
 MEMORY_BYTES = 1024**3
 _DESCRIPTORS = 512
 _BEAT_S = 1.0
+_PAUSE_S = 0.05
+_TAKEN, _OVER = b"t", b"o"  # what a spare process says to the helper
 _MESSAGE = 64 * 1024
 
 
 def serve(control: socket.socket) -> None:
-    """Fork for every job that comes, until the engine closes its end."""
+    """Keep one process waiting for the next job, until the engine closes its end."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks are not waited for
     confine.own_mounts()
     confine.empty_root()
     os.umask(0)
     gc.freeze()
+    while (said := _spare(control)) != _OVER:
+        if said != _TAKEN:
+            time.sleep(_PAUSE_S)  # it was killed, or could not be made: not as fast as it goes
+
+
+def _spare(control: socket.socket) -> bytes:
+    """Fork a process that takes the next job; return what it said when it did, empty if it died."""
+    reading, writing = os.pipe()
     parent = os.getpid()
-    while True:
-        message, descriptors = _receive(control)
-        if not message:
-            return
-        try:
+    with opened(reading):
+        with opened(writing), suppress(OSError):  # what cannot be forked says nothing
             if not os.fork():
-                control.close()
-                _do_and_end(parent, message, descriptors)
-        except OSError as error:
-            _say(socket.socket(fileno=os.dup(descriptors[2])), {"error": described(error)})
-        for descriptor in descriptors:
-            os.close(descriptor)
+                os.close(reading)
+                _wait_and_do(control, parent, writing)
+        return os.read(reading, 1)
+
+
+def _wait_and_do(control: socket.socket, parent: int, helper: int) -> None:
+    """Be the spare process: take one job, tell the helper so that it makes the next one, do the job, end."""
+    status = 1
+    try:
+        confine.die_with_parent(parent)
+        confine.own_mounts()
+        message, descriptors = _receive(control)
+        os.write(helper, _TAKEN if message else _OVER)
+        if message:
+            os.close(helper)
+            control.close()
+            _do(parent, message, descriptors)
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def main() -> None:
@@ -76,31 +100,23 @@ def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
     return message, descriptors.tolist()
 
 
-def _do_and_end(parent: int, message: bytes, descriptors: list[int]) -> None:
-    """Do one job in this process, which was forked for it, and end."""
+def _do(parent: int, message: bytes, descriptors: list[int]) -> None:
     target, source, answers = descriptors
-    status = 1
+    engine = _Engine(socket.socket(fileno=answers))
     try:
-        confine.die_with_parent(parent)
-        engine = _Engine(socket.socket(fileno=answers))
-        try:
-            engine.greet()
-            job = Job.from_json(json.loads(message))
-            engine.has_lowers = job.has_lowers
-            enter(target, job)
-            confine.die_with_parent(parent)  # again: a change of file-system ids takes it back
-            result = _unpack(job, target, source, engine)
-            engine.say({"size": result.size, "entries": result.entries})
-        except BaseException as error:
-            engine.say({"error": described(error)})
-        status = 0
-    finally:
-        os._exit(status)
+        engine.greet()
+        job = Job.from_json(json.loads(message))
+        engine.has_lowers = job.has_lowers
+        enter(target, job)
+        confine.die_with_parent(parent)  # again: a change of file-system ids takes it back
+        result = _unpack(job, target, source, engine)
+        engine.say({"size": result.size, "entries": result.entries})
+    except BaseException as error:
+        engine.say({"error": described(error)})
 
 
 def enter(target: int, job: Job) -> None:
-    """Give up everything but the directory `target`."""
-    confine.own_mounts()
+    """Give up everything but the directory `target`; this process has its own mounts already."""
     confine.enter_root(target)
     confine.limit_resources(
         cpu_s=max(1, int(min(job.limits.deadline_s, 2**31))),

@@ -30,18 +30,23 @@ def altered_helper(code: str) -> Iterator[None]:
 
 
 def job_processes() -> list[int]:
-    """Return the ids of the processes that work for this process's helper now."""
+    """Return the ids of the processes that work for this process's helper now, not of the one that waits for a job."""
     pid = helper.start().process.pid
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if is_confined(int(child))]
+
+
+def is_confined(pid: int) -> bool:
+    """Tell whether a process has come so far that it unpacks."""
+    try:
+        return "Seccomp:\t2" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def the_job() -> int:
     """Return the id of the one job there is, when it has come so far that it reads the archive."""
-
-    def confined() -> bool:
-        return any("Seccomp:\t2" in Path(f"/proc/{pid}/status").read_text() for pid in job_processes())
-
-    assert wait_until(confined, 10)
+    assert wait_until(job_processes, 10)
     (pid,) = job_processes()
     return pid
 

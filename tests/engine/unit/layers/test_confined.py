@@ -100,6 +100,8 @@ def test_neither_has_our_environment_or_our_descriptors(
             assert Path(f"/proc/{process}/environ").read_bytes() == b""
         links = {os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
         files = {link for link in links if link.startswith("/")}
+        others = sorted(link.partition(":")[0] for link in links - files)
+        assert others == ["pipe", "socket"]  # the archive, and what is said
         assert all(file == "/dev/null" or Path(file).is_relative_to(target) for file in files), files
 
     seen(target, look)
@@ -468,6 +470,29 @@ def test_a_job_that_is_killed_is_one_clear_error(target: Path, victim: str) -> N
     assert caught.value.hint
     helper.start()
     assert extract(target, SMALL).entries == 200  # the next one is served
+
+
+def test_a_process_that_waits_and_is_killed_is_replaced(target: Path) -> None:
+    extract(target, SMALL)
+    helper_pid = helper.start().process.pid
+    children = Path(f"/proc/{helper_pid}/task/{helper_pid}/children")
+    assert wait_until(lambda: children.read_text().split(), 10)
+    waiting = process_id(int(children.read_text()))
+    assert waiting is not None
+    assert waiting.send(signal.SIGKILL)
+    assert waiting.wait(10)  # until then it may still be given the job
+    assert extract(target, SMALL).entries == 200
+    assert helper.start().process.pid == helper_pid
+
+
+def test_a_fork_that_fails_is_tried_again(target: Path) -> None:
+    code = (
+        "real, tries = os.fork, []; "
+        "refuse = lambda: os.open('/none', 0); "
+        "os.fork = lambda: tries.append(1) or (real() if len(tries) > 3 else refuse())"
+    )
+    with altered_helper(code):
+        assert extract(target, SMALL).entries == 200
 
 
 def test_a_helper_that_cannot_start_is_one_clear_error(target: Path) -> None:
