@@ -39,7 +39,8 @@ def apply_layer(
     """Unpack the layer `stream` (a tar, not packed) into the fresh folder `target`.
 
     `lowers` are the layers below, topmost first: a directory that the archive uses but does not contain gets the mode
-    and owner that it has there. `require_end`: no digest says whether the archive is whole, so its end mark must. `check` is called now and then and may raise to stop (a `CancelToken.check`).
+    and owner that it has there. `require_end`: no digest says whether the archive is whole, so its end mark must. `check`
+    is called now and then and may raise to stop (a `CancelToken.check`).
     """
     policy = replace(LAYER_POLICY, whiteouts=whiteouts, require_end=require_end)
     job = Job(limits, policy, has_lowers=bool(lowers), idmap_start=idmap_start)

@@ -462,7 +462,10 @@ def test_a_source_that_fails_ends_the_job(target: Path) -> None:
 @pytest.mark.parametrize("victim", ["job", "helper"])
 def test_a_job_that_is_killed_is_one_clear_error(target: Path, victim: str) -> None:
     def between() -> None:
-        os.kill(the_job() if victim == "job" else helper.start().process.pid, signal.SIGKILL)
+        working = process_id(the_job())
+        assert working is not None
+        os.kill(working.pid if victim == "job" else helper.start().process.pid, signal.SIGKILL)
+        assert working.wait(10)
 
     with pytest.raises(Unavailable, match="was killed") as caught:
         confined.extract(Interrupted(SMALL, between), target)
