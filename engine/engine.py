@@ -227,6 +227,11 @@ class Engine:
         del keep_parents  # layers belong to images here; there are no parent images that could stay
         return self.images.remove(image, force=force)
 
+    def protect_names(self, *, patterns: Sequence[str], revision: int) -> list[str]:
+        """Hold to these protected names unless a newer list is here; return those in force (`engine.images.protection`)."""
+        self.images.protection.replace(patterns, revision)
+        return self.images.protection.patterns()
+
     def image_get(self, *, ref: str) -> Image:
         return self.images.resolve(ref)
 
@@ -260,10 +265,12 @@ class Engine:
     ) -> Image:
         """Make an image of a root file system. `changes` are Dockerfile lines that set its configuration."""
         del report  # one archive, one pass: there is nothing to tell but its end
+        names = [parse_reference(reference)] if reference else []
+        self.images.refuse_move(names, "")  # the image is a new one, whatever is in the archive
         return archive.import_root(
             self.images,
             source,
-            names=[parse_reference(reference)] if reference else [],
+            names=names,
             config=apply_changes(ContainerConfig(), changes).config,
             message=message,
             platform=parse_platform(platform) if platform else None,
@@ -458,6 +465,7 @@ class Engine:
         pause: bool = True,
     ) -> Image:
         """Make an image of what a container is now."""
+        self.images.refuse_move([parse_reference(reference)] if reference else [], "")
         return self.containers.committer.commit(
             container, reference, message=message, author=author, changes=list(changes), pause=pause
         )

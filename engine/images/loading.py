@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from engine.content.leases import Lease
 from engine.content.store import Blob, BlobWriter, ContentStore
-from engine.digest import Digest, chain_ids
+from engine.digest import Digest, chain_ids, digest_bytes
 from engine.errors import BadArchive, BadDigest, BadReference, InvalidInput, NotFound
 from engine.images.model import Image
 from engine.images.platforms import choose
@@ -69,9 +69,9 @@ def load(
     cancel: CancelToken | None = None,
     limits: Limits = LAYER,
 ) -> list[Image]:
-    """Read every image of the archive `stream` (packed or not); return them. Raises `BadArchive`, `InvalidInput`.
+    """Read every image of the archive `stream` (packed or not); return them.
 
-    Nothing stays of an archive that is refused; images that were loaded before the fault was met stay.
+    Raises `BadArchive`, `InvalidInput`, `ProtectedName` (then none of its images is taken). Nothing stays of an archive that is refused; images that were loaded before the fault was met stay.
     """
     with images.content.lease("load") as lease:
         loader = _Loader(images, lease, report, cancel or CancelToken(), limits)
@@ -107,6 +107,8 @@ class _Loader:
                 "the archive holds no image",
                 hint="it has neither an index.json nor a manifest.json; to make an image of a root file system use import",
             )
+        for candidate in candidates:
+            self._images.refuse_move(candidate.names, digest_bytes(candidate.config))
         return [self._add(candidate) for candidate in candidates]
 
     def forget(self) -> None:

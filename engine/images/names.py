@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 
 from engine.db import Database
 from engine.errors import BadReference, ImageNotFound, InvalidInput
 from engine.events import Event
 from engine.images import rows
 from engine.images.model import image_to_json
+from engine.images.protection import Protection
 from engine.reference import IDENTIFIER, Reference, parse_exact, parse_named, parse_reference
 
 
@@ -17,6 +19,7 @@ class Names:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self.protection = Protection(db)
 
     def resolve(self, text: str) -> tuple[str, Reference | None]:
         """Return the id of the image that `text` means, and the reference where `text` was a name."""
@@ -58,17 +61,34 @@ class Names:
         return None if row is None else (row["image"], reference)
 
     def give(self, connection: sqlite3.Connection, image_id: str, name: Reference) -> None:
-        """Let the image have `name`; the image that had it is told of as untagged."""
+        """Let the image have `name`; the image that had it is told of as untagged. Raises `ProtectedName`."""
         text = str(name.without_digest())
         row = connection.execute("SELECT image FROM image_names WHERE name = ?", (text,)).fetchone()
         if row is not None and row["image"] == image_id:
             return
+        if row is not None:
+            self.protection.refuse(connection, [text], what="moved to another image")
         connection.execute("INSERT OR REPLACE INTO image_names VALUES (?, ?)", (text, image_id))
         if row is not None:
             self.tell(connection, row["image"], "untag", name.familiar())
 
+    def refuse_move(self, names: Iterable[Reference], image_id: str) -> None:
+        """Raise `ProtectedName` where giving these names to the image would take a protected one from another.
+
+        Work that is long asks this first; `give` judges again, in the transaction that counts.
+        """
+        connection = self._db.read()
+        for name in names:
+            text = str(name.without_digest())
+            query = "SELECT 1 FROM image_names WHERE name = ? AND image <> ?"
+            if connection.execute(query, (text, image_id)).fetchone():
+                self.protection.refuse(connection, [text], what="moved to another image")
+
     def take(self, connection: sqlite3.Connection, image_id: str, reference: Reference) -> list[str]:
-        """Remove a name; with the last tag of a repository its digests go too. Return what went."""
+        """Remove a name; with the last tag of a repository its digests go too. Return what went.
+
+        Raises `ProtectedName`.
+        """
         if reference.digest is not None:
             connection.execute(
                 "DELETE FROM image_digests WHERE repository = ? AND digest = ?",
@@ -76,6 +96,7 @@ class Names:
             )
             gone = [reference.familiar()]
         else:
+            self.protection.refuse(connection, [str(reference)], what="taken away")
             connection.execute("DELETE FROM image_names WHERE name = ?", (str(reference),))
             gone = [reference.familiar(), *self._take_digests(connection, image_id, reference)]
         for text in gone:

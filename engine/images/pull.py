@@ -74,7 +74,7 @@ class Puller:
 
         `platform` None means this host's, with a note where only another one is there. Raises `ImageNotFound`,
         `AccessRefused`, `Untrusted`, `NotARegistry`, `BadContent` (the registry lies), `RegistryError`, `Cancelled`,
-        `NoSpace`, `Unsupported`.
+        `NoSpace`, `Unsupported`, `ProtectedName` (before any layer is fetched).
         """
         cancel = LinkedToken(cancel or CancelToken())
         reports = LayerReports(report)
@@ -171,6 +171,8 @@ class _Pull:
                 logger.info("image %s was removed while it was pulled: it is made again", here.id)
         found = self._find()
         self._lease.add(found.document.digest, found.manifest.config.digest)
+        if self._reference.tag:
+            self._images.refuse_move([self._reference], found.manifest.config.digest)
         config = self._config(found.manifest)
         self._check_space(found.manifest)
         known = self._images.find(found.manifest.config.digest)

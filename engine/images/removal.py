@@ -44,7 +44,8 @@ class Remover:
         """Remove a name, or the image where it was the last one; return `{"untagged": name}` and `{"deleted": id}` lines.
 
         By id an image with names in several repositories goes only by force. A container made from the image keeps it
-        from being deleted unless forced, a running one always. Raises `InUse` with the reasons, `ImageNotFound`.
+        from being deleted unless forced, a running one always. Raises `InUse` with the reasons, `ProtectedName`,
+        `ImageNotFound`.
         """
         return self._reserve.run(lambda: self._remove(text, force))
 
@@ -61,6 +62,7 @@ class Remover:
                     f"image {image.id[7:19]} has names in several repositories: {', '.join(image.familiar_names())}",
                     hint="remove them by name, or use force",
                 )
+            self._names.protection.refuse(connection, image.names, what="taken away")
             self._refuse_in_use(image, force)
             lines = self._delete(connection, image)
         return lines + self._free(image)
@@ -111,7 +113,7 @@ class Remover:
         """Remove images that no container uses: `dangling` ones (without a name), or all `unused`.
 
         `older_than_s` spares what was made later than that many seconds ago (by the time in its config); `match` may
-        spare more. What nothing needs any more is freed from the disk, also what earlier failures left.
+        spare more; an image with a protected name stays. What nothing needs any more is freed from the disk, also what earlier failures left.
         """
         if mode not in ("dangling", "unused", "all"):
             raise InvalidInput(f"unknown kind of prune: {mode!r}", hint="dangling or unused")
@@ -128,6 +130,8 @@ class Remover:
         with self._db.transaction() as connection:
             image = next(iter(rows.load(connection, [image_id])), None)
             if image is None or (dangling_only and not image.is_dangling) or self._users_of(image_id):
+                return []
+            if any(self._names.protection.protecting(name, connection) for name in image.names):
                 return []
             lines = self._delete(connection, image)
         return lines + self._free(image)

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from engine.db import Schema
 from engine.digest import Digest, chain_ids
+from engine.images import protection
 from engine.images.model import Image, ImageLayer
 from engine.oci.descriptor import Descriptor
 from engine.oci.image_config import ImageConfig, parse_config
@@ -32,6 +33,7 @@ SCHEMA = Schema(
             repository TEXT NOT NULL, digest TEXT NOT NULL, image TEXT NOT NULL REFERENCES images ON DELETE CASCADE,
             PRIMARY KEY (repository, digest)) STRICT""",
         "CREATE INDEX image_digests_image ON image_digests (image)",
+        *protection.TABLES,
     ),
 )
 

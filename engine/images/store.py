@@ -77,6 +77,7 @@ class ImageStore:
         self._collector = Collector(db, content, snapshots, self.roots)
         self._unpacker = Unpacker(content, snapshots)
         self._names = Names(db)
+        self.protection = self._names.protection
         reserve = Reserve(content.root / "reserve")
         self._remover = Remover(db, self._names, self._collector, reserve, users_of, running_users_of)
 
@@ -124,7 +125,8 @@ class ImageStore:
 
         `repo_digests` are repositories with the digest they know the image by. `action` is the word of the event
         (`pull`, `load`, `import`, `build`, `commit`). Everything is durable when this returns. Raises `InvalidInput`,
-        `BadDigest` or `NotFound` where manifest, config and blobs do not fit together.
+        `BadDigest` or `NotFound` where manifest, config and blobs do not fit together, `ProtectedName` where a name must
+        stay with the image that has it.
         """
         image = self._checked(manifest, config, media_type)
         with self.content.lease("add-image") as lease:
@@ -160,8 +162,12 @@ class ImageStore:
         same = self.snapshots.root.stat().st_dev == self.content.root.stat().st_dev
         self.content.sync(flushed=flushed and same)
 
+    def refuse_move(self, names: Sequence[Reference], image_id: str) -> None:
+        """Raise `ProtectedName` where `add` would refuse these names; for work that is long until it gets there."""
+        self._names.refuse_move(names, image_id)
+
     def tag(self, text: str, reference: Reference | str) -> Image:
-        """Give the image `text` another name, taking it from the image that had it."""
+        """Give the image `text` another name, taking it from the image that had it. Raises `ProtectedName`."""
         name = parse_reference(reference) if isinstance(reference, str) else reference
         if name.digest is not None:
             raise BadReference(
@@ -174,7 +180,7 @@ class ImageStore:
         return self.get(image_id)
 
     def untag(self, name: str) -> Image:
-        """Take a name from its image, which stays. Raises `ImageNotFound`."""
+        """Take a name from its image, which stays. Raises `ImageNotFound`, `ProtectedName`."""
         with self.db.transaction() as connection:
             image_id, reference = self._names.resolve(name)
             if reference is None:

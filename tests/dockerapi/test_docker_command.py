@@ -483,6 +483,42 @@ def test_save_and_load(engine: Platform, tmp_path: Path) -> None:
     ok(engine, "image", "rm", "saved:1")
 
 
+def test_a_protected_name_is_not_moved_by_any_command(engine: Platform, tmp_path: Path) -> None:
+    """RG-10: each command says so in one sentence, and the name stays with its image."""
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nLABEL other=1\n")
+    ok(engine, "build", "-q", "-t", "team/live:1", str(tmp_path))
+    ok(engine, "save", "-o", str(tmp_path / "evil.tar"), "team/live:1")
+    ok(engine, "image", "rm", "team/live:1")
+    ok(engine, "tag", "busybox", "team/live:1")
+    ok(engine, "create", "--name", "made", "busybox")
+    ok(engine, "export", "-o", str(tmp_path / "root.tar"), "made")
+    held = json.loads(ok(engine, "image", "inspect", "team/live:1"))[0]["Id"]
+    assert engine.post("/images/protected/?wait=30", {"pattern": "team/live:*"}).status == 201
+    try:
+        for command in (
+            ["load", "-i", str(tmp_path / "evil.tar")],
+            ["import", str(tmp_path / "root.tar"), "team/live:1"],
+            ["commit", "made", "team/live:1"],
+            ["build", "-t", "team/live:1", str(tmp_path)],
+            ["tag", "busybox", "team/live:2"],
+            ["image", "rm", "team/live:1"],
+            ["image", "rm", "-f", held],
+        ):
+            done = engine.docker(*command)
+            if command[-1] == "team/live:2":  # nobody has it: given once, then it stays
+                assert done.returncode == 0, done.stderr
+                continue
+            assert done.returncode != 0, command
+            assert "is protected and cannot be" in done.stderr + done.stdout, command
+        assert json.loads(ok(engine, "image", "inspect", "team/live:1"))[0]["Id"] == held
+        assert engine.get("/audit/?outcome=refused&target=team/live:1").body["results"]
+    finally:
+        lifted = engine.call("DELETE", "/images/protected/?pattern=team/live:*&wait=30")
+    assert lifted.status == 200
+    ok(engine, "image", "rm", "team/live:1", "team/live:2")
+    ok(engine, "rm", "made")
+
+
 def test_export_and_import(engine: Platform, tmp_path: Path) -> None:
     ok(engine, "create", "--name", "flat", "busybox")
     ok(engine, "export", "-o", str(tmp_path / "root.tar"), "flat")

@@ -51,7 +51,7 @@ from workers.contracts.values import dumps, from_json, loads, to_json
 KEY = NodeKey("local", b"k" * 32)
 OPERATION = "a" * 32
 
-KINDS = """image.pull image.push image.tag image.untag image.remove image.load image.import image.save image.prune build.run
+KINDS = """image.pull image.push image.tag image.untag image.names_protect image.remove image.load image.import image.save image.prune build.run
 build_cache.prune container.create container.start container.stop container.restart container.kill container.pause container.unpause
 container.rename container.update container.remove container.commit container.exec container.prune container.files_put kept_log.remove network.create
 network.remove network.connect network.disconnect network.prune volume.create volume.remove volume.prune volume.backup volume.restore backup.remove
@@ -70,7 +70,7 @@ def test_every_kind_of_work_has_a_contract_a_verb_and_a_task() -> None:
 
 def sample(kind: str) -> Any:
     """Return a contract of `kind` with something in its required fields."""
-    made = {"str": "abc", "list[str]": ["x"], "dict[str, Any]": {"image": "x"}}
+    made = {"str": "abc", "int": 1, "list[str]": ["x"], "dict[str, Any]": {"image": "x"}}
     declared = contract_of(kind)
     needed = [
         item

@@ -80,6 +80,7 @@ IMAGE = shape(
     layers=NUMBER,
     containers=NUMBER,
 )
+PROTECTED_NAME = shape(pattern=TEXT, full_pattern=TEXT, note=TEXT, created_at=MOMENT, created_by=MAYBE_TEXT)
 IMAGE_DETAIL = shape(**IMAGE["properties"], record=ANY)
 BUILD = shape(
     id=TEXT,

@@ -14,6 +14,7 @@ from webapp.containers.policy import judge_build
 from webapp.core.errors import Invalid
 from webapp.core.ids import new_id
 from webapp.images.names import Name, parse_name
+from webapp.images.protection import refuse_moves
 from webapp.images.services import registries
 from webapp.nodes.models import Node
 from webapp.nodes.selectors import default_node
@@ -61,6 +62,7 @@ def build_create(
     operations.replay(actor)
     tags = check(wish)
     title = ", ".join(tag.familiar() for tag in tags) or "build"
+    refuse_moves(actor, "build.run", tags, node or default_node())
     rights = judge_build(actor, title, network_mode=wish.network_mode, dockerfile=wish.dockerfile)
     contract = _contract(wish, tags, rights, registries(actor, None, *(credentials or [])))
     build_id = new_id()

@@ -16,6 +16,7 @@ from webapp.core.errors import Conflict, Invalid
 from webapp.core.ids import is_name, new_container_id, short
 from webapp.images import selectors as images
 from webapp.images.names import Name, parse_name
+from webapp.images.protection import refuse_moves
 from webapp.nodes.models import Node
 from webapp.nodes.selectors import default_node
 from webapp.operations import services as operations
@@ -291,9 +292,11 @@ def container_commit(
     pause: bool = True,
 ) -> Operation:
     """Make an image of what a container changed."""
+    name = parse_name(reference) if reference else None
+    refuse_moves(actor, "container.commit", [name] if name else [], container.node)
     contract = contracts.ContainerCommit(
         container=container.id,
-        reference=str(parse_name(reference)) if reference else "",
+        reference=str(name) if name else "",
         message=message,
         author=author or actor.name,
         changes=changes or [],

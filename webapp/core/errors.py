@@ -146,6 +146,7 @@ _STATUS = {
     "wrong_state": 409,
     "in_use": 409,
     "denied": 403,
+    "name_protected": 403,
     "unsupported": 422,
     "unavailable": 503,
     "registry_error": 502,

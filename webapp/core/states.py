@@ -176,6 +176,7 @@ _VERBS = {
     "image.push": ("Push", "Pushing"),
     "image.tag": ("Tag", "Tagging"),
     "image.untag": ("Untag", "Untagging"),
+    "image.names_protect": ("Protect names", "Telling the node of protected names"),
     "image.remove": ("Remove image", "Removing image"),
     "image.load": ("Load images", "Loading images"),
     "image.import": ("Import", "Importing"),

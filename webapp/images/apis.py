@@ -20,7 +20,7 @@ from webapp.core.asgi import take_body
 from webapp.core.errors import Invalid
 from webapp.core.flags import flag
 from webapp.core.names import Names
-from webapp.images import selectors, services
+from webapp.images import protection, selectors, services
 from webapp.images.models import Image
 from webapp.images.records import familiar
 from webapp.nodes.selectors import node_for
@@ -170,6 +170,45 @@ class TagView(WharfingerView):
             raise Invalid("say which name", fields={"reference": ["missing"]})
         operation = services.image_untag(self.actor, _one(request, ref), reference)
         return self.accepted(operation, lambda ended: (200, ended.result))
+
+
+class ProtectWish(Strict):
+    pattern = serializers.CharField(max_length=300)
+    note = serializers.CharField(required=False, allow_blank=True, max_length=300)
+
+
+class ProtectedView(WharfingerView):
+    permissions = {"GET": Permission.VIEW, "POST": Permission.ADMIN, "DELETE": Permission.ADMIN}
+    query = {"GET": ("limit", "cursor"), "DELETE": ("pattern",)}
+
+    @describe("List protected names", answer=docs.page_of(shapes.PROTECTED_NAME))
+    def get(self, request: Request) -> Response:
+        return self.listing(protection.protected_list(), protection.to_json)
+
+    @describe(
+        "Protect the names that fit a pattern: they neither move to another image nor go",
+        body=ProtectWish,
+        answer=shapes.PROTECTED_NAME,
+        status=201,
+        work=True,
+    )
+    def post(self, request: Request) -> HttpResponse:
+        row, told = protection.protect(self.actor, **ProtectWish.read(request.data))
+        return self._told(told, protection.to_json(row), 201)
+
+    @describe("Lift a protection", answer=docs.shape(pattern=docs.TEXT), query=("pattern",), work=True)
+    def delete(self, request: Request) -> HttpResponse:
+        pattern = request.query_params.get("pattern", "")
+        if not pattern:
+            raise Invalid("say which pattern", fields={"pattern": ["missing"]})
+        told = protection.unprotect(self.actor, pattern)
+        return self._told(told, {"pattern": pattern}, 200)
+
+    def _told(self, told: list[Operation], answer: dict[str, Any], status: int) -> HttpResponse:
+        """Answer when the first node has heard of it; with no node at all there is nothing to wait for."""
+        if not told:
+            return Response(answer, status=status)
+        return self.accepted(told[0], lambda ended: (status, answer))
 
 
 class ArchiveView(WharfingerView):

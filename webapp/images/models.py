@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
@@ -52,3 +53,20 @@ class ImageName(models.Model):
 
     def __str__(self) -> str:
         return self.familiar
+
+
+class ProtectedName(models.Model):
+    """A pattern of whole names that stay with their images until an admin removes the row; see `images.protection`."""
+
+    pattern = models.CharField(max_length=300, unique=True)
+    note = models.CharField(max_length=300, blank=True, default="")
+    created_at = models.DateTimeField(default=timezone.now)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["pattern"]
+
+    def __str__(self) -> str:
+        return self.pattern

@@ -13,8 +13,9 @@ from webapp.containers import selectors as containers
 from webapp.containers import shown as container_rows
 from webapp.core.answers import attempt, host_of, number, part_of
 from webapp.core.routes import page
-from webapp.images import layers, selectors
+from webapp.images import layers, protection, selectors
 from webapp.images.models import Image
+from webapp.images.records import familiar
 
 SORTS = {"size": "size_bytes", "made": "created_at", "added": "added_at"}
 SHOW = {"": None, "named": False, "nameless": True}
@@ -142,8 +143,19 @@ def image_tags(request: HttpRequest, ref: str) -> HttpResponse:
     image = selectors.image_get(ref)
     path, docker = f"/api/v1/images/{image.image_id}/tag/?wait=30", f"docker tag {image.shown_name} NAME:TAG"
     return _show(
-        request, image, "tags", call_path=path, call_docker=docker, call_body={"reference": "NAME:TAG"}
-    )
+        request, image, "tags", call_path=path, call_docker=docker, call_body={"reference": "NAME:TAG"},
+        names=[_tag(full) for full in image.summary.get("full_names", [])],
+    )  # fmt: skip
+
+
+def _tag(full: str) -> dict[str, Any]:
+    """Return a name with the pattern that protects it; `own`: the pattern is this one name."""
+    pattern = protection.pattern_of(full)
+    return {
+        "name": familiar(full),
+        "pattern": protection.shown(pattern),
+        "own": pattern == full,
+    }
 
 
 @page(Permission.VIEW)

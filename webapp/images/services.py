@@ -9,6 +9,7 @@ from webapp.accounts.actor import Actor
 from webapp.core.errors import Invalid
 from webapp.images.models import Image
 from webapp.images.names import Name, parse_name
+from webapp.images.protection import refuse_loss, refuse_moves
 from webapp.nodes.models import Node
 from webapp.nodes.selectors import default_node
 from webapp.operations import services as operations
@@ -101,13 +102,16 @@ def image_tag(actor: Actor, image: Image, reference: str) -> Operation:
     name = parse_name(reference)
     if name.digest:
         raise Invalid("a name with a digest cannot be given", fields={"reference": ["without a digest"]})
+    refuse_moves(actor, "image.tag", [name], image.node, to_image=image.image_id)
     contract = contracts.ImageTag(image=image.image_id, reference=str(name))
     return operations.submit(actor, contract, node=image.node, target=target_of(image))
 
 
 def image_untag(actor: Actor, image: Image, reference: str) -> Operation:
     """Take one name away; the image stays."""
-    contract = contracts.ImageUntag(reference=str(parse_name(reference)))
+    name = str(parse_name(reference))
+    refuse_loss(actor, "image.untag", image, [name])
+    contract = contracts.ImageUntag(reference=name)
     return operations.submit(actor, contract, node=image.node, target=target_of(image))
 
 
@@ -116,8 +120,10 @@ def image_remove(
 ) -> Operation:
     """Remove an image as `docker image rm REF` does: by a name that it shares with others, only that name goes."""
     by_name = ref if ref and not is_id(ref, image) else image.image_id
+    wanted = str(parse_name(by_name)) if by_name != image.image_id else by_name
+    refuse_loss(actor, "image.remove", image, None if wanted == image.image_id else [wanted])
     contract = contracts.ImageRemove(
-        image=str(parse_name(by_name)) if by_name != image.image_id else by_name,
+        image=wanted,
         force=force,
         keep_parents=keep_parents,
     )
@@ -154,6 +160,8 @@ def image_import(
     name = parse_name(reference) if reference else None
     if len(changes or []) > MAX_CHANGES:
         raise Invalid(f"at most {MAX_CHANGES} changes", fields={"changes": ["too many"]})
+    on = node or default_node()
+    refuse_moves(actor, "image.import", [name] if name else [], on)
     contract = contracts.ImageImport(
         source=spool_id,
         reference=str(name) if name else "",
@@ -162,7 +170,7 @@ def image_import(
         platform=platform,
     )
     target = Target("image", "", name.familiar() if name else "import")
-    return operations.submit(actor, contract, node=node or default_node(), target=target, uploads=(spool_id,))
+    return operations.submit(actor, contract, node=on, target=target, uploads=(spool_id,))
 
 
 def image_prune(

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from webapp.images import pages, verb_pages
+from webapp.images import pages, protected_pages, verb_pages
 
 urlpatterns = [
     path("images/", pages.image_list, name="images"),
@@ -11,6 +11,8 @@ urlpatterns = [
     path("images/load/", verb_pages.image_load, name="image_load"),
     path("images/import/", verb_pages.image_import, name="image_import"),
     path("images/prune/", verb_pages.image_prune, name="image_prune"),
+    path("images/protected/", protected_pages.protected_names, name="protected_names"),
+    path("images/protected/lift/", protected_pages.protection_lift, name="protection_lift"),
     path("images/<str:ref>/", pages.image_layers, name="image"),
     path("images/<str:ref>/config/", pages.image_config, name="image_config"),
     path("images/<str:ref>/tags/", pages.image_tags, name="image_tags"),

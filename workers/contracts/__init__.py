@@ -34,6 +34,7 @@ from workers.contracts.images import (
     ImageSave,
     ImageTag,
     ImageUntag,
+    NamesProtect,
     RegistryAccess,
 )
 from workers.contracts.networks import (
@@ -91,6 +92,7 @@ __all__ = [
     "ImageTag",
     "ImageUntag",
     "KeptLogRemove",
+    "NamesProtect",
     "NetworkConnect",
     "NetworkCreate",
     "NetworkDisconnect",

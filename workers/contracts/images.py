@@ -71,6 +71,16 @@ class ImageUntag(Contract):
 
 
 @dataclass(frozen=True)
+class NamesProtect(Contract):
+    """Hold to these protected names, unless a list of a higher `revision` came before. Result: `{"patterns"}` in force."""
+
+    KIND = "image.names_protect"
+
+    patterns: list[str]
+    revision: int
+
+
+@dataclass(frozen=True)
 class ImageRemove(Contract):
     """Remove an image as `docker image rm` does. Result: `{"removed": [{"untagged"|"deleted": text}]}`."""
 

@@ -117,6 +117,11 @@ def image_untag(x: Context, p: c.ImageUntag) -> Result:
     return {"reference": p.reference}
 
 
+@verb(c.NamesProtect)
+def names_protect(x: Context, p: c.NamesProtect) -> Result:
+    return {"patterns": x.engine.protect_names(patterns=p.patterns, revision=p.revision)}
+
+
 @verb(c.ImageRemove)
 def image_remove(x: Context, p: c.ImageRemove) -> Result:
     removed: list[dict[str, str]] = []
