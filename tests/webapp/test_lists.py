@@ -167,6 +167,19 @@ def test_nonsense_queries_are_refused(node: Node, vera: User, api: ApiOf, query:
     assert api(vera).read(f"/containers/?{query}").status_code == 400
 
 
+def test_a_listed_image_is_what_its_own_page_says(
+    node: Node, voice: FakeNode, vera: User, api: ApiOf
+) -> None:
+    client = api(vera)
+    for names in (["docker.io/library/nginx:latest"], ["docker.io/library/nginx:1", "docker.io/team/é:2"]):
+        voice.say("image", "tag", image_record()["id"], record=image_record(names=names))
+        (row,) = client.read("/images/").json()["results"]
+        whole = client.read(f"/images/{row['id']}/").json()
+        assert row == {name: value for name, value in whole.items() if name != "record"}
+        assert len(row["names"]) == len(names)
+        assert row["labels"] == {"maker": "us"}
+
+
 def test_images_are_found_as_people_name_them(node: Node, voice: FakeNode, vera: User, api: ApiOf) -> None:
     digest = "sha256:" + "d" * 64
     voice.say(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from django.db.models import Q, QuerySet, Sum
+from django.db.models import Q, QuerySet, Sum, TextField
+from django.db.models.functions import Cast
 
 from webapp.core.errors import Conflict, Invalid, Missing
 from webapp.core.ids import is_id_prefix
@@ -112,18 +115,29 @@ ROW = (
     "added_at",
     "confirmed_at",
     "platform",
-    "summary",
 )
 
 
 def rows_of(images: QuerySet[Image]) -> QuerySet[Image]:
-    """Return the rows of a list as named tuples for `row_json`."""
-    return images.select_related(None).defer(None).values_list(*ROW, named=True)
+    """Return the rows of a list as named tuples for `row_json`, their summaries as text."""
+    text = Cast("summary", TextField())
+    return (
+        images.select_related(None).defer(None).annotate(text=text).values_list(*ROW, "text", named=True)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _read(text: str) -> dict[str, Any]:
+    """Read a summary; lists are asked for again and again, and most rows are what they were. Not to be changed."""
+    return dict(json.loads(text))
 
 
 def row_json(row: Any, names: Names, containers: int = 0) -> dict[str, Any]:
-    """Return an image (an object, or a row of `rows_of`) as lists show it; no query of its own."""
-    summary = row.summary
+    """Return a row of `rows_of` as lists show it; no query of its own."""
+    return _json(row, _read(row.text), names, containers)
+
+
+def _json(row: Any, summary: dict[str, Any], names: Names, containers: int) -> dict[str, Any]:
     return {
         "id": row.image_id,
         "names": summary.get("names", []),
@@ -141,7 +155,7 @@ def row_json(row: Any, names: Names, containers: int = 0) -> dict[str, Any]:
 
 
 def to_json(image: Image, containers: int = 0) -> dict[str, Any]:
-    return row_json(image, Related(image), containers)
+    return _json(image, image.summary, Related(image), containers)
 
 
 def detail_json(image: Image, containers: int = 0) -> dict[str, Any]:
