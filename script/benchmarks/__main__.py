@@ -1,4 +1,4 @@
-"""`script/bench [SUBJECT ...]`: measure and write docs/figures.md."""
+"""`script/bench [SUBJECT ...]`: measure and write docs/figures.md. `WHARFINGER_BENCH_ROUNDS` changes how often the short ones run."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import contextlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from script.benchmarks import containers, contests, networks
+from script.benchmarks import containers, contests, images, networks
 from script.benchmarks.measure import Contest
 from script.benchmarks.ours import server
 from script.benchmarks.peers import peers
 
 ROOT = Path(__file__).resolve().parents[2]
-SUBJECTS = contests.SUBJECTS | containers.SUBJECTS | networks.SUBJECTS
+SUBJECTS = contests.SUBJECTS | containers.SUBJECTS | images.SUBJECTS | networks.SUBJECTS
 CONTESTANTS = ["engine", "rest", "docker API", "docker", "podman", "buildah", "tools"]
 
 
@@ -30,6 +31,7 @@ def main(wanted: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped then too
     folder = Path(tempfile.mkdtemp(prefix="wharfinger-bench-", dir="/var/tmp"))
     folder.chmod(0o711)
     found: list[Contest] = []
@@ -38,6 +40,7 @@ def main(wanted: list[str]) -> int:
         with peers(folder) as others, server(folder / "served" / "home") as (rest, port, token):
             engine = contests.make_engine(folder / "alone")
             ring = contests.Ring(folder, engine, rest, _docker_environment(folder, port, token), others)
+            ring.rounds = int(os.environ.get("WHARFINGER_BENCH_ROUNDS") or ring.rounds)
             contests.prepare(ring)
             for name, subject in SUBJECTS.items():
                 if wanted and name not in wanted:

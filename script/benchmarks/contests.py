@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 import uuid
 from contextlib import suppress
@@ -210,76 +209,6 @@ def commit(ring: Ring) -> list[Contest]:
     return [contest]
 
 
-def registry(ring: Ring) -> list[Contest]:
-    """Push and pull through a registry on loopback, ours in this process; peers where they can reach it."""
-    from tests.support.registry import real_registry
-
-    found = []
-    with real_registry(ring.folder / "registry") as served:
-        host = served.host
-        remote = f"{host}/bench/debian:1"
-        ring.engine.tag(image=BASE, reference=remote)
-        podman = ring.peer("podman")
-        if podman is not None:
-            podman.run("tag", BASE, f"{host}/bench/podman:1")
-        push = Contest("push of the Debian image, first time", "0.3 of Docker")
-        for number in range(3):
-            target = f"{host}/bench/ours{number}:1"
-            ring.engine.tag(image=BASE, reference=target)
-            started = time.perf_counter()
-            ring.engine.push(image=target)
-            push.seconds.setdefault("engine", []).append(time.perf_counter() - started)
-            if podman is not None:
-                podman.run("tag", BASE, f"{host}/bench/theirs{number}:1")
-                started = time.perf_counter()
-                podman.run("push", "--tls-verify=false", f"{host}/bench/theirs{number}:1")
-                push.seconds.setdefault("podman", []).append(time.perf_counter() - started)
-        push.note = "the first run of ours packs, the others find it packed"
-        found.append(push)
-        ring.engine.push(image=remote)
-        pull = Contest("pull of the Debian image (one gzip layer)", "0.5 of the faster peer")
-        for number in range(3):
-            other = make_engine(ring.folder / f"pull{number}")
-            started = time.perf_counter()
-            other.pull(reference=remote)
-            pull.seconds.setdefault("engine", []).append(time.perf_counter() - started)
-            if podman is not None:
-                fresh = Podman(ring.folder / f"podman-pull{number}")
-                started = time.perf_counter()
-                fresh.run("pull", "--tls-verify=false", remote)
-                pull.seconds.setdefault("podman", []).append(time.perf_counter() - started)
-                fresh.stop()
-        found.append(pull)
-        again = race(
-            Contest("pull with nothing to do", "100 ms"),
-            {"engine": lambda: ring.engine.pull(reference=remote)},
-            rounds=5,
-        )
-        found.append(again)
-        found.append(
-            race(
-                Contest("push with nothing to do", "100 ms"),
-                {"engine": lambda: ring.engine.push(image=remote)},
-                rounds=5,
-            )
-        )
-    return found
-
-
-def lists(ring: Ring) -> list[Contest]:
-    contest = race(
-        Contest("list images by REST", "100 ms with 2,000"),
-        {"rest": lambda: ring.rest.call("GET", "/images/")},
-        rounds=20,
-    )
-    contest.note = (
-        f"p95 {1000 * statistics.quantiles(contest.seconds['rest'], n=20)[-1]:.1f} ms"
-        if contest.seconds.get("rest")
-        else contest.note
-    )
-    return [contest]
-
-
 SUBJECTS: dict[str, Any] = {
     "run": run_true,
     "exec": exec_true,
@@ -287,8 +216,6 @@ SUBJECTS: dict[str, Any] = {
     "starts": many_starts,
     "commit": commit,
     "logs": logs,
-    "registry": registry,
-    "lists": lists,
 }
 
 __all__ = ["SUBJECTS", "Ring", "make_engine", "prepare"]

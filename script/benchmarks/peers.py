@@ -16,6 +16,7 @@ def run(
     stdin: object = subprocess.DEVNULL,
     environment: dict[str, str] | None = None,
     cwd: Path | None = None,
+    timeout_s: float | None = None,
 ) -> str:
     """Run a command and return its output; raises with its error text when it fails."""
     result = subprocess.run(
@@ -26,6 +27,7 @@ def run(
         check=False,
         cwd=cwd,
         env={**os.environ, **(environment or {})},
+        timeout=timeout_s,
     )
     if result.returncode != 0:
         raise RuntimeError(f"{' '.join(argv[:4])} ...: {(result.stderr or result.stdout).strip()[-300:]}")
@@ -73,10 +75,21 @@ class Docker:
         assert self._process is not None
         return ["nsenter", f"--net=/proc/{self._process.pid}/ns/net", *argv]
 
-    def run(self, *argv: str, cwd: Path | None = None, stdin: object = subprocess.DEVNULL) -> str:
-        return run(
-            "docker", *argv, environment={"DOCKER_HOST": f"unix://{self.socket}"}, cwd=cwd, stdin=stdin
-        )
+    @property
+    def pid(self) -> int:
+        """The process of dockerd itself: `unshare` and `sh` became it."""
+        assert self._process is not None
+        return self._process.pid
+
+    def run(
+        self,
+        *argv: str,
+        cwd: Path | None = None,
+        stdin: object = subprocess.DEVNULL,
+        timeout_s: float | None = None,
+    ) -> str:
+        environment = {"DOCKER_HOST": f"unix://{self.socket}"}
+        return run("docker", *argv, environment=environment, cwd=cwd, stdin=stdin, timeout_s=timeout_s)
 
     def build(self, *argv: str, cwd: Path) -> str:
         environment = {"DOCKER_HOST": f"unix://{self.socket}", "DOCKER_BUILDKIT": "0"}
@@ -102,7 +115,25 @@ class Podman:
         self._folder = folder
         self._program = program
 
-    def run(self, *argv: str, cwd: Path | None = None, stdin: object = subprocess.DEVNULL) -> str:
+    def run(
+        self,
+        *argv: str,
+        cwd: Path | None = None,
+        stdin: object = subprocess.DEVNULL,
+        timeout_s: float | None = None,
+    ) -> str:
+        return run(*self._command(*argv), cwd=cwd, stdin=stdin, timeout_s=timeout_s)
+
+    def peak_bytes(self, *argv: str) -> float:
+        """Run a command and return the most memory that its process had."""
+        process = subprocess.Popen(self._command(*argv), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(argv[:4])} ...: exit {process.returncode}")
+        return usage.ru_maxrss * 1024.0
+
+    def _command(self, *argv: str) -> list[str]:
         if self._program == "podman" and argv[0] in ("run", "create"):
             # its default limits are above the hard ones of a host without CAP_SYS_RESOURCE
             argv = (argv[0], "--ulimit", "host", *argv[1:])
@@ -112,7 +143,7 @@ class Podman:
             if self._program == "podman"
             else []
         )
-        return run(self._program, *stores, *options, *argv, cwd=cwd, stdin=stdin)
+        return [self._program, *stores, *options, *argv]
 
     def stop(self) -> None:
         with contextlib.suppress(RuntimeError):

@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ USERNAME = "alice"
 PASSWORD = "throw-away-password"
 # bcrypt of PASSWORD, the only hash that the registry reads
 _HTPASSWD = f"{USERNAME}:$2b$05$crDxu4qoD/7./MB89EwCSeuDGwbwPq9gghvwLceUdc50Qc8jtTKUu\n"
+_MEMORY = "  cache: {blobdescriptor: inmemory}"
 _BINARIES = ("docker-registry", "registry")
 
 
@@ -42,26 +43,43 @@ class RealRegistry:
 
 @contextmanager
 def real_registry(
-    folder: Path, *, auth: bool = False, tls: bool = False, deletable: bool = False
+    folder: Path,
+    *,
+    auth: bool = False,
+    tls: bool = False,
+    deletable: bool = False,
+    port: int = 0,
+    storage: Path | None = None,
+    remembers: bool = True,
+    inside: Sequence[str] = (),
 ) -> Iterator[RealRegistry]:
-    """Run a registry whose files are in `folder`; skips where the program is not installed."""
+    """Run a registry whose files are in `folder`; skips where the program is not installed.
+
+    Two with the same `storage` are one registry at two places; then none `remembers` which blobs there are. `inside` is a
+    command that runs another in a network namespace of its own.
+    """
     program = next(filter(None, map(shutil.which, _BINARIES)), None)
     if program is None:
         pytest.skip("docker-registry is not installed (Debian package docker-registry)")
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = port or free_port()
+    storage = storage or folder / "storage"
     authority = ThrowawayCA(folder) if tls else None
-    (folder / "config.yml").write_text(_config(folder, port, auth, authority, deletable))
+    config = _config(folder, storage, port, auth, authority, deletable)
+    (folder / "config.yml").write_text(config if remembers else config.replace(_MEMORY, ""))
     log = folder / "registry.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [program, "serve", str(folder / "config.yml")], stdout=output, stderr=output
+            [*inside, program, "serve", str(folder / "config.yml")], stdout=output, stderr=output
         )
     try:
-        _wait(process, port, tls, log)
+        if inside:
+            _wait_for_its_word(process, log)
+        else:
+            _wait(process, port, tls, log)
         yield RealRegistry(
             domain=f"127.0.0.1:{port}",
-            storage=folder / "storage",
+            storage=storage,
             log=log,
             ca_pem=authority.pem if authority else "",
             ca_file=str(authority.file) if authority else "",
@@ -80,14 +98,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _config(folder: Path, port: int, auth: bool, authority: ThrowawayCA | None, deletable: bool) -> str:
+def _config(
+    folder: Path, storage: Path, port: int, auth: bool, authority: ThrowawayCA | None, deletable: bool
+) -> str:
     lines = [
         "version: 0.1",
         "log: {level: info}",
         "storage:",
-        f"  filesystem: {{rootdirectory: {folder / 'storage'}}}",
+        f"  filesystem: {{rootdirectory: {storage}}}",
         f"  delete: {{enabled: {str(deletable).lower()}}}",
-        "  cache: {blobdescriptor: inmemory}",
+        _MEMORY,
         "http:",
         f"  addr: 127.0.0.1:{port}",
         "  secret: not-secret",
@@ -99,6 +119,15 @@ def _config(folder: Path, port: int, auth: bool, authority: ThrowawayCA | None, 
         (folder / "htpasswd").write_text(_HTPASSWD)
         lines += ["auth:", f"  htpasswd: {{realm: test, path: {folder / 'htpasswd'}}}"]
     return "\n".join(lines) + "\n"
+
+
+def _wait_for_its_word(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for a registry that cannot be connected to from here."""
+    deadline = time.monotonic() + 15
+    while b"listening on" not in log.read_bytes():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(f"the registry did not start: {log.read_text()[-2000:]}")
+        time.sleep(0.02)
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, tls: bool, log: Path) -> None:

@@ -121,9 +121,7 @@ ROW = (
 def rows_of(images: QuerySet[Image]) -> QuerySet[Image]:
     """Return the rows of a list as named tuples for `row_json`, their summaries as text."""
     text = Cast("summary", TextField())
-    return (
-        images.select_related(None).defer(None).annotate(text=text).values_list(*ROW, "text", named=True)
-    )
+    return images.select_related(None).defer(None).annotate(text=text).values_list(*ROW, "text", named=True)
 
 
 @lru_cache(maxsize=4096)
