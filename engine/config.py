@@ -33,6 +33,9 @@ class EngineConfig:
     default_pids_limit: int = 4096
     log_max_bytes: int = 256 * 1024 * 1024  # per container, all its log files together
     insecure_registries: tuple[str, ...] = ("127.0.0.1", "localhost", "::1")
+    https_proxy: str = field(default="", repr=False)  # to registries; see `engine.registry.proxy`
+    http_proxy: str = field(default="", repr=False)
+    no_proxy: str = ""
     denied_host_ports: tuple[int, ...] = ()  # never published: the panel's, and what the environment names
     publish_range: tuple[int, int] = (1, 65535)  # the host ports that may be published at all
     container_host_ports: tuple[int, ...] = ()  # TCP ports of the host itself that containers may reach
@@ -51,6 +54,8 @@ class EngineConfig:
         values["runtime"] = os.environ.get("WHARFINGER_RUNTIME", "")
         if address := os.environ.get("WHARFINGER_PUBLISH_ADDRESS"):
             values["default_publish_address"] = address
+        for name in ("https_proxy", "http_proxy", "no_proxy"):
+            values[name] = os.environ.get(name) or os.environ.get(name.upper(), "")
         denied = [
             os.environ.get("WHARFINGER_PORT", ""),
             *os.environ.get("WHARFINGER_DENIED_PORTS", "22").split(","),

@@ -63,6 +63,7 @@ from engine.progress import CancelToken, Reporter, silent
 from engine.reference import parse_reference
 from engine.registry import realms
 from engine.registry.client import Registries
+from engine.registry.proxy import Proxies
 from engine.registry.settings import RegistrySettings
 from engine.runtime.exec_session import ExecSession
 from engine.runtime.log_reader import Entry, Gap, LogQuery
@@ -111,7 +112,9 @@ class Engine:
         self.network = NetworkManager(config, self.db)
         self.volumes = VolumeManager(config, self.db)
         self.registries = Registries(
-            insecure=config.insecure_registries, on_realm=realms.RealmBook(self.db).seen
+            insecure=config.insecure_registries,
+            on_realm=realms.RealmBook(self.db).seen,
+            proxies=Proxies(config.https_proxy, config.http_proxy, config.no_proxy),
         )
         self.pusher = Pusher(self.images, self.content, self.registries, self.db)
         self.images.roots.append(self.pusher.roots)

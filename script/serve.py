@@ -96,6 +96,7 @@ def environment(home: Home, host: str, port: int) -> dict[str, str]:
         for name, value in os.environ.items()
         if name.startswith(("WHARFINGER_", "DJANGO_"))
         or name in ("PATH", "LANG", "LC_ALL", "TZ", "DATABASE_URL", "REDIS_URL")
+        or name.lower() in ("https_proxy", "http_proxy", "no_proxy")  # the node's way to registries
     }
     values.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     values.setdefault("REDIS_URL", f"unix://{home.redis_socket}")

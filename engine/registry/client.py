@@ -26,6 +26,7 @@ from engine.registry.auth import Account, OnRealm, TokenCache
 from engine.registry.connection import Connections, NoTls
 from engine.registry.errors import BadContent, NotARegistry
 from engine.registry.exchange import Request, Response
+from engine.registry.proxy import Proxies, ProxyRefused
 from engine.registry.retry import RetryPolicy, Timeouts
 from engine.registry.settings import HUB_HOST, Credentials, Origin, RegistrySettings, Trust, registry_origin
 from engine.registry.transport import Transport
@@ -59,7 +60,7 @@ class Registries:
     """Opens clients, and keeps what is worth keeping between two of them: tokens.
 
     `insecure` is the node's list (see `Trust`); `on_realm(registry, host)` is told when an account's secret is about to go to a
-    token server on another host than the registry's.
+    token server on another host than the registry's. `proxies` lead to registries that are not reached directly.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class Registries:
         on_realm: OnRealm = lambda registry, host: None,
         retry: RetryPolicy | None = None,
         timeouts: Timeouts | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
+        self._proxies = proxies or Proxies()
         self._insecure = insecure
         self._on_realm = on_realm
         self._retry = retry or RetryPolicy()
@@ -105,6 +108,7 @@ class Registries:
             retry=self._retry,
             timeouts=self._timeouts,
             cancel=cancel,
+            proxies=self._proxies,
         )
 
 
@@ -123,7 +127,9 @@ class RegistryClient:
         retry: RetryPolicy,
         timeouts: Timeouts,
         cancel: CancelToken,
+        proxies: Proxies,
     ) -> None:
+        self._proxies = proxies
         self.domain = domain
         self.retry = retry
         self.cancel = cancel
@@ -133,7 +139,9 @@ class RegistryClient:
         self._tokens = tokens
         self._on_realm = on_realm
         self._timeouts = timeouts
-        self._connections = Connections(trust=trust, ca_pem=ca_pem, cancel=cancel, timeouts=timeouts)
+        self._connections = Connections(
+            trust=trust, ca_pem=ca_pem, cancel=cancel, timeouts=timeouts, proxies=proxies
+        )
         self._lock = threading.Lock()
         self._ready: tuple[Origin, Transport] | None = None
 
@@ -260,6 +268,7 @@ class RegistryClient:
             retry=RetryPolicy(attempts=1),
             timeouts=Timeouts(connect_s=timeout_s, read_s=timeout_s),
             cancel=CancelToken(),
+            proxies=self._proxies,
         )
 
     # -- inside -----------------------------------------------------------------------------------
@@ -303,6 +312,8 @@ class RegistryClient:
 
     def check_protocol(self, error: EngineError) -> None:
         """Raise `NotARegistry` where `error` came of something that is none."""
+        if isinstance(error, ProxyRefused):
+            return
         if isinstance(error, RegistryError) and (error.status == 0 or error.status >= 429):
             return
         if not self._speaks_protocol():

@@ -17,33 +17,37 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 from engine.errors import Cancelled
 from engine.progress import CancelToken
 from engine.registry.errors import Interrupted, Refused, UnknownHost, Untrusted
+from engine.registry.proxy import Proxies, Proxy, open_tunnel
 from engine.registry.retry import Timeouts
 from engine.registry.settings import Origin, Trust, default_port
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.25
+_NAME_S = 2.0  # for what this node knows of a name that a proxy will look up
 
 
 class Connection(http.client.HTTPConnection):
     """One HTTP/1.1 connection to an origin.
 
     Between `begin_transfer` and `end_transfer`, `moved` counts body bytes for the watch over slow transfers; `stalled` says that
-    the watch has ended it.
+    the watch has ended it. `proxy` forwards its requests, which then name the whole address; None with a tunnel or none.
     """
 
-    def __init__(self, origin: Origin, sock: socket.socket) -> None:
+    def __init__(self, origin: Origin, sock: socket.socket, proxy: Proxy | None = None) -> None:
         super().__init__(origin.host, origin.port)
         self.default_port = default_port(origin.scheme)
         self.auto_open = 0  # a closed connection stays closed
         self.sock = sock
         self.origin = origin
+        self.proxy = proxy
         self.fresh = True
         self.transferring_since = 0.0
         self.moved = 0
@@ -77,7 +81,11 @@ class Connections:
     `timeouts.min_bytes_per_s`.
     """
 
-    def __init__(self, *, trust: Trust, ca_pem: str, cancel: CancelToken, timeouts: Timeouts) -> None:
+    def __init__(
+        self, *, trust: Trust, ca_pem: str, cancel: CancelToken, timeouts: Timeouts, proxies: Proxies
+    ) -> None:
+        self._proxies = proxies
+        self._judged: set[Origin] = set()  # what a proxy may be asked for
         self._trust = trust
         self._ca_pem = ca_pem
         self._cancel = cancel
@@ -95,7 +103,7 @@ class Connections:
             idle = [] if fresh else self._idle.get(origin, [])
             connection = idle.pop() if idle else None
         if connection is None:
-            connection = Connection(origin, self._dial(origin))
+            connection = self._dial(origin)
         connection.sock.settimeout(self._timeouts.read_s)  # a request may have waited longer for its answer
         with self._lock:
             self._busy.add(connection)
@@ -146,27 +154,78 @@ class Connections:
 
     # -- opening ----------------------------------------------------------------------------------
 
-    def _dial(self, origin: Origin) -> socket.socket:
+    def _dial(self, origin: Origin) -> Connection:
         if origin.scheme == "http" and not self._trust.is_insecure(origin):
             raise Untrusted(
                 f"{origin.netloc} is asked for without TLS",
                 hint="an administrator can allow it for this registry",
             )
-        sock = self._connect(origin)
+        proxy = self._proxies.to(origin)
+        sock = self._connect(origin) if proxy is None else self._connect_to_proxy(proxy, origin)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if origin.scheme == "http":
+                return Connection(origin, sock, proxy)
+            if proxy is not None:
+                sock.settimeout(_POLL_S)
+                open_tunnel(sock, proxy, origin, self._deadline(proxy.origin))
             sock.settimeout(self._timeouts.read_s)
-            return self._secure(sock, origin) if origin.scheme == "https" else sock
+            return Connection(origin, self._secure(sock, origin))
+        except OSError as error:
+            sock.close()
+            raise Interrupted(f"the connection to {(proxy or origin).host} broke: {error}") from error
         except BaseException:
             sock.close()
             raise
 
+    def _connect_to_proxy(self, proxy: Proxy, origin: Origin) -> socket.socket:
+        """Connect to a proxy, if what it would be asked for may be reached.
+
+        A proxy looks names up by itself. What this node knows of a name is judged all the same, so that a registry cannot
+        have the proxy ask its neighbours; a name that is only known there is the proxy's to judge.
+        """
+        if origin not in self._judged:
+            self._judge_from_afar(origin)
+            self._judged.add(origin)
+        return self._connect_to_any(proxy.origin, self._resolve(proxy.origin))
+
+    def _judge_from_afar(self, origin: Origin) -> None:
+        try:
+            known = self._resolve(origin, within_s=_NAME_S)
+        except (UnknownHost, Interrupted):
+            return
+        for _, address in known:
+            if why := self._trust.refuses(origin, str(address[0])):
+                raise Untrusted(
+                    f"{origin.host} is at {address[0]}, which {why}",
+                    hint="an administrator can allow it by entering this registry",
+                )
+
+    def _deadline(self, origin: Origin) -> Callable[[], None]:
+        """Return a check that raises once somebody cancels, or `connect_s` are over."""
+        end = time.monotonic() + self._timeouts.connect_s
+
+        def check() -> None:
+            self._cancel.check()
+            if time.monotonic() > end:
+                raise Interrupted(f"the proxy {origin.netloc} does not answer", hint="is it overloaded?")
+
+        return check
+
     def _connect(self, origin: Origin) -> socket.socket:
-        reason, last = "", None
+        reason, allowed = "", []
         for family, address in self._resolve(origin):
             if why := self._trust.refuses(origin, str(address[0])):
                 reason = f"{origin.host} is at {address[0]}, which {why}"
-                continue
+            else:
+                allowed.append((family, address))
+        if not allowed:
+            raise Untrusted(reason, hint="an administrator can allow it by entering this registry")
+        return self._connect_to_any(origin, allowed)
+
+    def _connect_to_any(self, origin: Origin, addresses: list[tuple[int, Any]]) -> socket.socket:
+        last = OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+        for family, address in addresses:
             sock = socket.socket(family, socket.SOCK_STREAM)
             try:
                 self._connect_to(sock, address)
@@ -179,8 +238,6 @@ class Connections:
                 raise
             else:
                 return sock
-        if last is None:
-            raise Untrusted(reason, hint="an administrator can allow it by entering this registry")
         kind = Refused if last.errno == errno.ECONNREFUSED else Interrupted
         hint = "check the registry's name and port"
         raise kind(f"cannot connect to {origin.netloc}: {last.strerror or last}", hint=hint) from last
@@ -201,7 +258,7 @@ class Connections:
         if code:
             raise OSError(code, os.strerror(code))
 
-    def _resolve(self, origin: Origin) -> list[tuple[int, Any]]:
+    def _resolve(self, origin: Origin, within_s: float = float("inf")) -> list[tuple[int, Any]]:
         """Return the addresses of a host, in a thread of its own since a resolver cannot be interrupted."""
         result: list[Any] = []
 
@@ -216,9 +273,12 @@ class Connections:
         else:
             thread = threading.Thread(target=ask, name="resolve", daemon=True)
             thread.start()
-            while thread.is_alive() and not self._cancel.cancelled:
+            end = time.monotonic() + within_s
+            while thread.is_alive() and not self._cancel.cancelled and time.monotonic() < end:
                 thread.join(0.1)
             self._cancel.check()
+            if thread.is_alive():
+                raise Interrupted(f"no address for {origin.host} in {within_s:.0f} s")
         if isinstance(result[0], OSError):
             for_good = result[0].errno in (socket.EAI_NONAME, socket.EAI_NODATA)
             kind = UnknownHost if for_good else Interrupted

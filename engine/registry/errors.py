@@ -102,6 +102,9 @@ def error_of(
         return _refused(status, host, what, logged_in, said)
     if status == 404:
         return _missing(code, host, what)
+    if status == 407:
+        hint = "check HTTP_PROXY of the node"
+        return RegistryError("the proxy does not accept the user name and password", status=status, hint=hint)
     if status == 429:
         hint = "the registry limits how often it is asked; log in, or try again later"
         return RegistryError(f"{host} is asked too often{said}", status=status, hint=hint)

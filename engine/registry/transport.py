@@ -176,8 +176,12 @@ class Transport:
     ) -> http.client.HTTPResponse:
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.putrequest(request.method, target, skip_accept_encoding=True)
         headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **request.headers}
+        if connection.proxy is not None:
+            target = f"{connection.origin}{target}"
+            if connection.proxy.authorization:
+                headers["Proxy-Authorization"] = connection.proxy.authorization
+        connection.putrequest(request.method, target, skip_accept_encoding=True)
         if authorization:
             headers["Authorization"] = authorization
         for name, value in headers.items():

@@ -14,6 +14,7 @@ from engine.images.store import SCHEMA as IMAGES_SCHEMA
 from engine.images.store import ImageStore
 from engine.linux.mount import LinuxMounts
 from engine.registry import Registries, RetryPolicy, Timeouts
+from engine.registry.proxy import Proxies
 from engine.snapshots.overlay import SCHEMA as SNAPSHOTS_SCHEMA
 from engine.snapshots.overlay import OverlaySnapshotter
 
@@ -54,13 +55,14 @@ def image_node(
     retry: RetryPolicy = QUICK,
     timeouts: Timeouts = SHORT,
     insecure: tuple[str, ...] = LOOPBACK,
+    proxies: Proxies | None = None,
 ) -> ImageNode:
     """Open (or make) the stores below `home`."""
     db = Database(home / "engine.db", [SNAPSHOTS_SCHEMA, IMAGES_SCHEMA, PACKED_SCHEMA])
     content = ContentStore(home / "content")
     snapshots = OverlaySnapshotter(home / "snapshots", db, LinuxMounts())
     images = ImageStore(db, content, snapshots)
-    registries = Registries(insecure=insecure, retry=retry, timeouts=timeouts)
+    registries = Registries(insecure=insecure, retry=retry, timeouts=timeouts, proxies=proxies)
     pusher = Pusher(images, content, registries, db)
     images.roots.append(pusher.roots)
     return ImageNode(db, content, snapshots, images, Puller(images, content, snapshots, registries), pusher)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,18 @@ def test_range_that_is_none_does_not_start(
     monkeypatch.setenv("WHARFINGER_PUBLISH_PORTS", text)
     with pytest.raises(ValueError, match="like 1024-65535"):
         EngineConfig.from_home(tmp_path)
+
+
+@pytest.mark.parametrize("spelling", [str.upper, str.lower])
+def test_the_proxies_of_registries_come_from_the_usual_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: Callable[[str], str]
+) -> None:
+    for name in ("https_proxy", "http_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+        monkeypatch.setenv(spelling(name), f"value-of-{name}")
+    config = EngineConfig.from_home(tmp_path)
+    assert config.https_proxy == "value-of-https_proxy"
+    assert config.http_proxy == "value-of-http_proxy"
+    assert config.no_proxy == "value-of-no_proxy"
+    assert "value-of-https_proxy" not in repr(config)
