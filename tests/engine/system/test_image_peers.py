@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from engine.digest import digest_bytes
 from engine.images.archive import export_root, import_root, load, save
 from engine.images.check import check
-from engine.layers.compression import Compression, compressor
+
+from engine.layers.compression import Compression, compressor, open_any
 from engine.oci import ContainerConfig
 from engine.reference import parse_reference
 from tests.support import busybox, tars
@@ -68,8 +70,11 @@ def test_skopeo_reads_what_we_save(stores: Stores, archive: Path, transport: str
 
 
 def test_skopeo_finds_our_image_by_its_name(archive: Path) -> None:
-    for name in (f"docker-archive:{archive}:registry.test/team/app:1", f"oci-archive:{archive}:1"):
-        assert json.loads(run("skopeo", "inspect", name))["Labels"] == {"k": "v"}
+    by_name = json.loads(run("skopeo", "inspect", f"docker-archive:{archive}:registry.test/team/app:1"))
+    by_tag = json.loads(run("skopeo", "inspect", f"oci-archive:{archive}:1"))
+    assert by_name["Labels"] == by_tag["Labels"] == {"k": "v"}
+    missing = ["skopeo", "inspect", f"docker-archive:{archive}:registry.test/team/other:1"]
+    assert subprocess.run(missing, capture_output=True, check=False).returncode != 0
 
 
 @pytest.mark.parametrize("source", ["oci-archive", "docker-archive"])
@@ -166,7 +171,11 @@ def test_skopeo_reads_an_imported_root(stores: Stores, tmp_path: Path, kind: Com
     path = tmp_path / "root.tar"
     with path.open("wb") as out:
         save(stores.images, ["root:1"], out)
-    run("skopeo", "copy", "-q", f"oci-archive:{path}", f"dir:{tmp_path / 'dir'}")
-    manifest = json.loads((tmp_path / "dir/manifest.json").read_bytes())
-    [layer] = manifest["layers"]
-    assert (tmp_path / "dir" / layer["digest"].removeprefix("sha256:")).stat().st_size == layer["size"]
+    copied = tmp_path / "dir"
+    run("skopeo", "copy", "-q", f"oci-archive:{path}", f"dir:{copied}")
+    manifest = json.loads((copied / "manifest.json").read_text())
+    (layer,) = manifest["layers"]
+    with (copied / layer["digest"].removeprefix("sha256:")).open("rb") as blob:
+        assert open_any(blob).read(1024 * 1024)[:100] == busybox.make_tar()[:100]
+    config = json.loads((copied / manifest["config"]["digest"].removeprefix("sha256:")).read_text())
+    assert config["rootfs"]["diff_ids"] == [digest_bytes(busybox.make_tar())]
