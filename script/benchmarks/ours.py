@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+IDLE_S = 60  # the server closes a connection that nobody uses after 75
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -26,6 +27,7 @@ class Rest:
         self.headers = {"Authorization": f"Bearer {token}"}
         self._token = token
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+        self._used = time.monotonic()
 
     def another(self) -> Rest:
         """Return a client with a connection of its own, for calls at the same time."""
@@ -41,6 +43,9 @@ class Rest:
             data, content_type = json.dumps(body), "application/json"
         if content_type:
             headers["Content-Type"] = content_type
+        if time.monotonic() - self._used > IDLE_S:
+            self._connection.close()  # the server has done so, or is about to; a request opens another
+        self._used = time.monotonic()
         self._connection.request(method, f"/api/v1{path}", body=data, headers=headers, encode_chunked=False)
         answer = self._connection.getresponse()
         text = answer.read()
