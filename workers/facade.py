@@ -56,6 +56,7 @@ class EngineFacade(Protocol):
         image: str,
         reference: str,
         compression: str,
+        all_platforms: bool,
         registries: Sequence[RegistrySettings],
         report: Reporter,
         cancel: CancelToken,

@@ -132,6 +132,7 @@ class _Found:
     manifest: Manifest
     document: Document
     top: Digest
+    indexes: tuple[Document, ...] = ()
 
 
 class _Pull:
@@ -177,6 +178,11 @@ class _Pull:
         self._check_space(found.manifest)
         known = self._images.find(found.manifest.config.digest)
         self._fetch_and_unpack(found.manifest, config)
+        for index in found.indexes[
+            :1
+        ]:  # kept for a push of all platforms, as long as the name with its digest is
+            self._lease.add(index.digest)
+            self._content.put(index.data, index.digest, sync=False)
         image = self._images.add(
             found.document.data,
             self._content.read(found.manifest.config.digest, CONFIG_LIMIT),
@@ -239,12 +245,13 @@ class _Pull:
         """Return the manifest that the name means on the wanted platform."""
         document = self._document(self._reference.target)
         top = document.digest
-        seen = {top}
+        seen, indexes = {top}, list[Document]()
         for _ in range(_INDEX_DEPTH):
             parsed = self._parsed(document)
             if isinstance(parsed, Manifest):
                 self._check_kind(parsed)
-                return _Found(parsed, document, top)
+                return _Found(parsed, document, top, tuple(indexes))
+            indexes.append(document)
             entry = choose(parsed.manifests, self._platform, self._reference.familiar())
             if entry.digest in seen or entry.size > CONFIG_LIMIT:
                 break

@@ -18,9 +18,10 @@ from engine.content.leases import Lease
 from engine.content.store import ContentStore
 from engine.db import Database
 from engine.digest import Digest, digest_bytes, short
-from engine.errors import BadReference, Corrupt, RegistryError
+from engine.errors import BadReference, Corrupt, InvalidInput, RegistryError
 from engine.images.linked import LinkedToken
 from engine.images.model import Image, ImageLayer
+from engine.images.push_index import index_of, push_index
 from engine.images.push_sources import SCHEMA, PackedLayers, PackedSource, StoredSource
 from engine.images.reports import LayerReports
 from engine.images.store import ImageStore
@@ -73,6 +74,7 @@ class Pusher:
         reference: Reference | None = None,
         *,
         compression: Compression | None = None,
+        all_platforms: bool = False,
         settings: RegistrySettings | None = None,
         credentials: Credentials | None = None,
         report: Reporter = silent,
@@ -81,8 +83,11 @@ class Pusher:
         """Push `image` (a name or id of this node) as `reference`, or under its own name.
 
         `compression` packs the layers anew where they are packed otherwise; without it only unpacked ones are, with gzip.
-        Raises `ImageNotFound`, `BadReference`, `AccessRefused`, `Untrusted`, `RegistryError`, `Cancelled`.
+        `all_platforms` pushes the index that the image was pulled from, with all its images as they are. Raises `ImageNotFound`,
+        `InvalidInput`, `BadReference`, `AccessRefused`, `Untrusted`, `RegistryError`, `Cancelled`.
         """
+        if all_platforms and compression is not None:
+            raise InvalidInput("an index is pushed as it is: its layers cannot be packed otherwise")
         found = self._images.resolve(image)
         target = reference or parse_reference(image)
         if target.digest is not None:
@@ -92,22 +97,46 @@ class Pusher:
             target.domain, settings=settings, credentials=credentials, cancel=linked
         )
         with opened as client, self._content.lease(f"push {target.path}") as lease:
-            work = _Push(
-                found,
-                target,
-                compression,
-                self._content,
-                self._packed,
-                client,
-                LayerReports(report),
-                linked,
-                lease,
-            )
-            pushed = work.run(lambda digest: self._repositories_with(digest, target))
+            reports = LayerReports(report)
+
+            def push_one(image: Image, to: Reference, packing: Compression | None, exact: bool) -> Pushed:
+                parts = (self._content, self._packed, client, reports, linked, lease)
+                work = _Push(image, to, packing, *parts, exact=exact)
+                return work.run(lambda digest: self._repositories_with(digest, target))
+
+            if all_platforms:
+                pushed = self._push_all(found, target, client, lease, reports, push_one)
+            else:
+                pushed = push_one(found, target, compression, False)
         digest_reference = replace(target, tag="", digest=pushed.digest)
         if str(digest_reference) not in found.repo_digests:
             self._images.add_repo_digest(found.id, digest_reference)
         return pushed
+
+    def _push_all(
+        self,
+        found: Image,
+        target: Reference,
+        client: RegistryClient,
+        lease: Lease,
+        reports: LayerReports,
+        push_one: Callable[[Image, Reference, Compression | None, bool], Pushed],
+    ) -> Pushed:
+        index, document = index_of(self._images, self._content, found)
+        lease.add(document.digest)
+        push_index(
+            index,
+            document,
+            images=self._images,
+            content=self._content,
+            client=client,
+            target=target,
+            push_one=lambda image: push_one(
+                image, replace(target, tag="", digest=image.manifest.digest), None, True
+            ),
+        )
+        reports.note(f"{target.tag}: digest: {document.digest} size: {len(document.data)}")
+        return Pushed(target, document.digest, len(document.data))
 
     def _repositories_with(self, digest: Digest, target: Reference) -> list[str]:
         """Return the paths of other repositories of the same registry that are known to have a blob."""
@@ -135,7 +164,10 @@ class _Push:
         reports: LayerReports,
         cancel: CancelToken,
         lease: Lease,
+        *,
+        exact: bool = False,
     ) -> None:
+        self._exact = exact  # the manifest goes as it is, whatever its layers are packed with
         self._image = image
         self._target = target
         self._compression = compression
@@ -160,14 +192,18 @@ class _Push:
         config = Descriptor(mt.OCI_CONFIG, self._image.id, self._content.size(self._image.id))
         self._send_blob(config, [], lambda status, current: None)
         self._client.put_manifest(self._target.path, self._target.target, document)
-        self._reports.note(f"{self._target.tag}: digest: {document.digest} size: {len(document.data)}")
+        self._tell(document)
         return Pushed(self._target, document.digest, len(document.data))
+
+    def _tell(self, document: Document) -> None:
+        if self._target.tag:
+            self._reports.note(f"{self._target.tag}: digest: {document.digest} size: {len(document.data)}")
 
     def _nothing_to_do(self, document: Document) -> Pushed:
         for layer in self._image.layers:
             blob = layer.descriptor
             self._reports.layer(short(blob.digest), "exists", blob.size, blob.size)
-        self._reports.note(f"{self._target.tag}: digest: {document.digest} size: {len(document.data)}")
+        self._tell(document)
         return Pushed(self._target, document.digest, len(document.data))
 
     # -- what goes ----------------------------------------------------------------------------------
@@ -175,6 +211,8 @@ class _Push:
     def _wanted_kind(self, layer: ImageLayer) -> Compression | None:
         """Return how a layer must be packed before it goes, None where it goes as it is."""
         media_type = layer.descriptor.media_type
+        if self._exact:
+            return None
         if self._compression is None:
             return Compression.GZIP if media_type in _UNPACKED else None
         return None if media_type == layer_media_type(self._compression) else self._compression

@@ -122,6 +122,7 @@ class PullView(WharfingerView):
 class PushWish(Strict):
     reference = serializers.CharField(required=False, allow_blank=True)
     compression = serializers.ChoiceField(choices=services.COMPRESSIONS, required=False)
+    all_platforms = serializers.BooleanField(required=False)
 
 
 class PushView(WharfingerView):

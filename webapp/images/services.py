@@ -51,19 +51,28 @@ def image_push(
     *,
     reference: str = "",
     compression: str = "gzip",
+    all_platforms: bool = False,
     credentials: contracts.RegistryAccess | None = None,
 ) -> Operation:
-    """Send an image to a registry under `reference` (default: its own name; an image with several names needs one said)."""
+    """Send an image to a registry under `reference` (default: its own name; an image with several names needs one said).
+
+    `all_platforms` sends the whole index that the image was pulled from.
+    """
     if compression not in COMPRESSIONS:
         raise Invalid(
             f"no compression {compression[:20]!r}",
             fields={"compression": [f"one of {', '.join(COMPRESSIONS)}"]},
+        )
+    if all_platforms and compression != "gzip":
+        raise Invalid(
+            "an index is pushed as it is", fields={"compression": ["not together with all_platforms"]}
         )
     name = parse_name(reference) if reference else _own_name(image)
     contract = contracts.ImagePush(
         image=image.image_id,
         reference=str(name),
         compression=compression,
+        all_platforms=all_platforms,
         registries=registries(actor, [name.domain], credentials),
     )
     return operations.submit(

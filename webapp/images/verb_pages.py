@@ -69,7 +69,14 @@ def image_push(request: HttpRequest, ref: str) -> HttpResponse:
     context = {"image": image, "reference": reference, "registries": registries.registry_list()}
 
     def do() -> HttpResponse:
-        return watch(request, services.image_push(request.actor, image, reference=reference))  # type: ignore[attr-defined]
+        operation = services.image_push(
+            request.actor,  # type: ignore[attr-defined]
+            image,
+            reference=reference,
+            compression=request.POST.get("compression") or "gzip",
+            all_platforms=bool(request.POST.get("all_platforms")),
+        )
+        return watch(request, operation)
 
     return ask_or_do(request, "images/push.html", context, do, back=url_of(image))
 

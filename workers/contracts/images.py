@@ -48,6 +48,7 @@ class ImagePush(Contract):
     image: str
     reference: str = ""
     compression: str = "gzip"  # or "zstd"
+    all_platforms: bool = False  # the index that it was pulled from, with every image of it
     registries: list[RegistryAccess] = field(default_factory=list, metadata=SECRET)
 
 

@@ -98,6 +98,7 @@ def image_push(x: Context, p: c.ImagePush) -> Result:
         image=p.image,
         reference=p.reference,
         compression=p.compression,
+        all_platforms=p.all_platforms,
         registries=registries_of(p.registries),
         report=x.report,
         cancel=x.cancel,
