@@ -290,7 +290,14 @@ class Connections:
         home = origin.host == self._trust.home.host
         context = tls_context(self._ca_pem, system=not home, unverified=self._trust.is_insecure(origin))
         try:
-            return context.wrap_socket(sock, server_hostname=origin.host)
+            sock.setblocking(False)
+            secure = context.wrap_socket(sock, server_hostname=origin.host, do_handshake_on_connect=False)
+            try:
+                self._shake_hands(secure)
+            except BaseException:
+                secure.close()
+                raise
+            return secure
         except ssl.SSLCertVerificationError as error:
             reason = error.verify_message or "not valid"
             hint = "enter the authority that signed it in the registry's settings"
@@ -301,6 +308,24 @@ class Connections:
             raise NoTls(f"{origin.netloc} does not speak TLS") from error
         except OSError as error:
             raise NoTls(f"{origin.netloc} broke the connection at the start of TLS") from error
+
+    def _shake_hands(self, secure: ssl.SSLSocket) -> None:
+        """Do the TLS handshake within the timeout, looking at `cancel` in between."""
+        deadline = time.monotonic() + self._timeouts.read_s
+        while True:
+            try:
+                secure.do_handshake()
+                secure.settimeout(self._timeouts.read_s)
+                return
+            except ssl.SSLWantReadError:
+                wanted = select.POLLIN
+            except ssl.SSLWantWriteError:
+                wanted = select.POLLOUT
+            self._cancel.check()
+            poll = select.poll()
+            poll.register(secure, wanted)
+            if not poll.poll(_POLL_S * 1000) and time.monotonic() > deadline:
+                raise TimeoutError("no answer to the TLS handshake")
 
     # -- watching ---------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import socket
 import threading
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from engine.errors import Cancelled, ImageNotFound, InvalidInput
 from engine.images.platforms import parse_platform
 from engine.progress import CancelToken, LayerProgress, Message, Report
 from engine.reference import Reference, parse_reference
+from engine.registry import Timeouts
 from tests.support.fake_registry import FakeRegistry, drip, layer, stall_after, wait_for
 from tests.support.image_node import ImageNode, image_node
 
@@ -257,6 +259,56 @@ def test_a_cancel_ends_a_pull_in_two_seconds(node: ImageNode, where: str) -> Non
     assert node.active() == set()
     with node.content.leases.collecting() as held:
         assert held == set()
+
+
+def test_a_cancel_ends_a_tls_handshake_that_nobody_answers(tmp_path: Path) -> None:
+    """F-36: a port that accepts connections and then says nothing."""
+    cancel = CancelToken()
+    node = image_node(tmp_path / "node", timeouts=Timeouts(connect_s=30, read_s=30))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        threading.Timer(0.3, cancel.cancel).start()
+        start = time.monotonic()
+        with pytest.raises(Cancelled):
+            node.puller.pull(parse_reference(f"127.0.0.1:{silent.getsockname()[1]}/a:1"), cancel=cancel)
+        assert time.monotonic() - start < 2.3
+
+
+def test_a_cancel_ends_the_unpacking_of_a_large_layer(node: ImageNode) -> None:
+    """F-36: many small files, all of them here already, so that only the unpacking is left."""
+    cancel = CancelToken()
+    files = {f"d{number % 100}/f{number}": b"x" for number in range(60_000)}
+    with FakeRegistry() as registry:
+        registry.add_image("team/app", "1", [layer(files)])
+
+        def watch(report: Report) -> None:
+            if isinstance(report, LayerProgress) and report.status == "extracting":
+                threading.Timer(0.2, cancel.cancel).start()
+
+        with pytest.raises(Cancelled):
+            node.puller.pull(name(registry), cancel=cancel, report=watch)
+    assert node.images.list() == []
+    assert node.layers() == node.active() == set()
+
+
+def test_a_cancel_ends_the_wait_for_anothers_download(node: ImageNode) -> None:
+    """F-36: and the other pull is none the worse for it."""
+    cancel, release = CancelToken(), threading.Event()
+    with FakeRegistry() as registry:
+        made = registry.add_image("team/app", "1", [layer({"x": noise(1)})])
+        registry.on("GET", made.layer_digests[0], wait_for(release))
+        done: list[str] = []
+        first = threading.Thread(target=lambda: done.append(node.puller.pull(name(registry)).id))
+        first.start()
+        while registry.count("GET", made.layer_digests[0]) == 0:
+            time.sleep(0.01)
+        threading.Timer(0.3, cancel.cancel).start()
+        start = time.monotonic()
+        with pytest.raises(Cancelled):
+            node.puller.pull(name(registry), cancel=cancel)
+        assert time.monotonic() - start < 2.3
+        release.set()
+        first.join(10)
+    assert done == [made.config_digest]
 
 
 def test_a_failed_pull_keeps_what_it_verified_and_the_next_goes_on(node: ImageNode) -> None:
