@@ -37,7 +37,7 @@ from engine.containers.supervise import Supervisor
 from engine.containers.timeline import Moment, last_record
 from engine.content.store import ContentStore
 from engine.db import Database
-from engine.errors import RegistryError, WrongState
+from engine.errors import ImageNotFound, RegistryError, WrongState
 from engine.events import Event
 from engine.images import archive
 from engine.images import push as images_push
@@ -195,6 +195,33 @@ class Engine:
             report=report,
             cancel=cancel,
         )
+
+    def pull_all(
+        self,
+        *,
+        reference: str,
+        platform: str = "",
+        registries: Sequence[RegistrySettings] = (),
+        report: Reporter = silent,
+        cancel: CancelToken | None = None,
+    ) -> Image:
+        """Pull every tag of the repository that `reference` names; return the last. Ends at the first that fails."""
+        named = parse_reference(reference)
+        settings = settings_for(named.domain, registries)
+        puller = Puller(self.images, self.content, self.snapshots, self.registries)
+        pulled = puller.pull_all(
+            named,
+            platform=parse_platform(platform) if platform else None,
+            settings=settings,
+            credentials=settings.credentials if settings else None,
+            report=report,
+            cancel=cancel,
+        )
+        if not pulled:
+            raise ImageNotFound(
+                f"{named.familiar_name} has no tags", hint="check the name for a typing error"
+            )
+        return pulled[-1]
 
     def push(
         self,

@@ -50,6 +50,15 @@ class EngineFacade(Protocol):
         report: Reporter,
         cancel: CancelToken,
     ) -> Value: ...  # Image
+    def pull_all(
+        self,
+        *,
+        reference: str,
+        platform: str,
+        registries: Sequence[RegistrySettings],
+        report: Reporter,
+        cancel: CancelToken,
+    ) -> Value: ...  # Image
     def push(
         self,
         *,

@@ -11,13 +11,20 @@ from tests.support.sample_site import session_of
 from tests.support.web import Api, FakeNode, image_record, last_sent
 from webapp.accounts.models import User
 from webapp.audit.models import Entry
+from webapp.nodes.models import Node
 from webapp.operations.sender import RecordingSender
-from workers.contracts.images import ImagePush
+from workers.contracts.images import ImagePrune, ImagePull, ImagePush
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ApiOf = Callable[..., Api]
 
 IMAGE = "sha256:" + "a" * 64
+
+
+def browser(user: User) -> Client:
+    client = Client()
+    client.cookies["wharfinger_session"] = session_of(user.pk)
+    return client
 
 
 @pytest.fixture
@@ -49,8 +56,7 @@ def test_an_index_cannot_be_packed_otherwise(image: str, bob: User, api: ApiOf) 
 
 
 def test_the_page_asks_the_same(image: str, bob: User) -> None:
-    client = Client()
-    client.cookies["wharfinger_session"] = session_of(bob.pk)
+    client = browser(bob)
     assert 'name="all_platforms"' in client.get(f"{image}push/").content.decode()
     client.post(f"{image}push/", {"reference": "team/app:1", "all_platforms": "1"})
     _, sent = last_sent()
@@ -60,3 +66,37 @@ def test_the_page_asks_the_same(image: str, bob: User) -> None:
     _, sent = last_sent()
     assert isinstance(sent, ImagePush)
     assert sent.compression == "zstd"
+
+
+def test_a_pull_of_all_tags(node: Node, bob: User, api: ApiOf) -> None:
+    client = api(bob)
+    assert client.write("/images/pull/", {"reference": "team/app", "all_tags": True}).status_code == 202
+    _, sent = last_sent()
+    assert isinstance(sent, ImagePull)
+    assert (sent.reference, sent.all_tags) == ("docker.io/team/app:latest", True)
+    assert Entry.objects.filter(action="image.pull", target="team/app, all tags").exists()
+    refused = client.write("/images/pull/", {"reference": "team/app:1", "all_tags": True})
+    assert refused.status_code == 400
+
+
+def test_the_tags_of_a_repository_are_asked_of_its_registry(node: Node, vera: User, api: ApiOf) -> None:
+    RecordingSender.answers["registry.tags"] = {"tags": ["1", "2"]}
+    client = api(vera)
+    answer = client.read("/images/tags/?reference=registry.example:5000/team/app")
+    assert answer.json() == {"repository": "registry.example:5000/team/app", "tags": ["1", "2"]}
+    assert client.read("/images/tags/").status_code == 400
+    assert client.read("/images/tags/?reference=A/B").status_code == 400
+
+
+def test_the_page_of_a_search_shows_tags_and_pulls_them(node: Node, bob: User) -> None:
+    RecordingSender.answers["registry.tags"] = {"tags": ["1.0", "2.0"]}
+    page = browser(bob).get("/images/search/?tags=registry.example/app").content.decode()
+    assert "Tags of registry.example/app" in page
+    assert 'href="/images/pull/?reference=registry.example/app:2.0"' in page
+
+
+def test_the_page_removes_what_is_old_only(node: Node, bob: User) -> None:
+    browser(bob).post("/images/prune/", {"mode": "unused", "older_than_s": "604800"})
+    _, sent = last_sent()
+    assert isinstance(sent, ImagePrune)
+    assert (sent.mode, sent.older_than_s) == ("unused", 604800.0)

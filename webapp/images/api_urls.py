@@ -13,6 +13,7 @@ urlpatterns = [
     path("images/load/", apis.LoadView.as_view()),
     path("images/import/", apis.ImportView.as_view()),
     path("images/protected/", apis.ProtectedView.as_view()),
+    path("images/tags/", apis.RemoteTagsView.as_view()),
     path("images/search/", apis.SearchView.as_view()),
     path("images/<ref:ref>/history/", apis.HistoryView.as_view()),
     path("images/<ref:ref>/layers/", apis.LayersView.as_view()),

@@ -102,6 +102,7 @@ class LayerFilesView(WharfingerView):
 
 class PullWish(Strict):
     reference = serializers.CharField()
+    all_tags = serializers.BooleanField(required=False)
     platform = serializers.CharField(required=False, allow_blank=True)
     node = serializers.CharField(required=False)
 
@@ -114,7 +115,11 @@ class PullView(WharfingerView):
         wanted = PullWish.read(request.data)
         node = node_for(wanted.get("node") or request.query_params.get("node", ""))
         operation = services.image_pull(
-            self.actor, wanted["reference"], platform=wanted.get("platform", ""), node=node
+            self.actor,
+            wanted["reference"],
+            platform=wanted.get("platform", ""),
+            all_tags=wanted.get("all_tags", False),
+            node=node,
         )
         return self.accepted(operation, _image_of)
 
@@ -301,6 +306,23 @@ class SearchView(WharfingerView):
             raise Invalid("limit must be a number from 1 to 100", fields={"limit": ["out of range"]})
         node = node_for(query.get("node", ""))
         return Response(services.search(self.actor, query.get("term", ""), limit=int(limit), node=node))
+
+
+class RemoteTagsView(WharfingerView):
+    permissions = {"GET": Permission.VIEW}
+    query = {"GET": ("reference",)}
+
+    @describe(
+        "The tags of a repository at its registry",
+        answer=docs.shape(repository=docs.TEXT, tags=docs.many(docs.TEXT)),
+        query=("reference",),
+    )
+    def get(self, request: Request) -> Response:
+        query = request.query_params
+        if not query.get("reference"):
+            raise Invalid("say which repository", fields={"reference": ["missing"]})
+        node = node_for(query.get("node", ""))
+        return Response(services.remote_tags(self.actor, query["reference"], node=node))
 
 
 def _image_of(operation: Operation) -> tuple[int, Any]:

@@ -33,16 +33,23 @@ def image_pull(
     reference: str,
     *,
     platform: str = "",
+    all_tags: bool = False,
     node: Node | None = None,
     credentials: contracts.RegistryAccess | None = None,
 ) -> Operation:
-    """Fetch an image. `credentials` (of a Docker client) win over the stored account of that registry."""
+    """Fetch an image, or what a repository has under each of its tags (`all_tags`).
+
+    `credentials` (of a Docker client) win over the stored account of that registry.
+    """
     name = parse_name(reference)
+    if all_tags and (name.digest or name.tag != "latest"):
+        raise Invalid("all tags are asked for and one is named", fields={"reference": ["without a tag"]})
     access = registries(actor, [name.domain], credentials)
-    contract = contracts.ImagePull(reference=str(name), platform=platform, registries=access)
-    return operations.submit(
-        actor, contract, node=node or default_node(), target=Target("image", "", name.familiar())
+    contract = contracts.ImagePull(
+        reference=str(name), platform=platform, all_tags=all_tags, registries=access
     )
+    title = f"{Name(name.domain, name.path, '').familiar()}, all tags" if all_tags else name.familiar()
+    return operations.submit(actor, contract, node=node or default_node(), target=Target("image", "", title))
 
 
 def image_push(
@@ -227,3 +234,14 @@ def search(actor: Actor, term: str, *, limit: int = 25, node: Node | None = None
     return operations.ask(
         node or default_node(), "image.search", {"term": term.strip()[:200], "limit": limit}, secrets=secrets
     )
+
+
+def remote_tags(actor: Actor, reference: str, *, node: Node | None = None) -> dict[str, Any]:
+    """Return the tags that a repository has at its registry: `{"repository", "tags"}`."""
+    name = parse_name(reference)
+    secrets = {"registries": [to_json(item) for item in access_for(actor, [name.domain])]}
+    answer = operations.ask(
+        node or default_node(), "registry.tags", {"reference": str(name)}, secrets=secrets
+    )
+    repository = Name(name.domain, name.path, "").familiar()
+    return {"repository": repository, "tags": answer.get("tags") or []}

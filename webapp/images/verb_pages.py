@@ -9,7 +9,7 @@ from django.shortcuts import render
 
 from webapp.accounts.permissions import Permission
 from webapp.containers import selectors as containers
-from webapp.core.answers import accepted, ask_or_do, attempt, back_to, redirected, refused
+from webapp.core.answers import accepted, ask_or_do, attempt, back_to, number, redirected, refused
 from webapp.core.errors import AppError, Invalid
 from webapp.core.routes import page
 from webapp.images import selectors, services
@@ -47,9 +47,11 @@ def image_search(request: HttpRequest) -> HttpResponse:
     answer, problem = attempt(lambda: services.search(request.actor, term)) if term else (None, None)  # type: ignore[attr-defined]
     here = list(selectors.image_list(selectors.ImageFilter(search=term))[:20]) if term else []
     results = [_result(row) for row in (answer or {}).get("results") or []]
-    return render(
-        request, "images/search.html", {"term": term, "results": results, "here": here, "problem": problem}
-    )
+    context = {"term": term, "results": results, "here": here, "problem": problem}
+    if repository := request.GET.get("tags", "").strip():
+        found, why_not = attempt(lambda: services.remote_tags(request.actor, repository))  # type: ignore[attr-defined]
+        context |= {"repository": repository, "tags": (found or {}).get("tags", []), "problem": why_not}
+    return render(request, "images/search.html", context)
 
 
 def _result(row: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +184,8 @@ def image_prune(request: HttpRequest) -> HttpResponse:
 
     def do() -> HttpResponse:
         mode = "unused" if request.POST.get("mode") == "unused" else "dangling"
-        operation = services.image_prune(request.actor, mode)  # type: ignore[attr-defined]
+        age = float(number(request.POST.get("older_than_s", ""), 0))
+        operation = services.image_prune(request.actor, mode, older_than_s=age)  # type: ignore[attr-defined]
         return accepted(request, operation, "Removing unused images", to="/images/")
 
     return ask_or_do(request, "images/prune.html", context, do, back="/images/")

@@ -26,7 +26,7 @@ class RegistryAccess:
 
 @dataclass(frozen=True)
 class ImagePull(Contract):
-    """Fetch `reference`. Result: `{"image": record}`."""
+    """Fetch `reference`, or each tag of its repository (`all_tags`). Result: `{"image": record}` of the last one."""
 
     KIND = "image.pull"
     LANE = BULK
@@ -34,6 +34,7 @@ class ImagePull(Contract):
 
     reference: str
     platform: str = ""
+    all_tags: bool = False
     registries: list[RegistryAccess] = field(default_factory=list, metadata=SECRET)
 
 

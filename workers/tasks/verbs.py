@@ -82,7 +82,8 @@ def verb(contract: type[C]) -> Callable[[Callable[[Context, C], Result]], Callab
 # images -------------------------------------------------------------------------------------------------------------
 @verb(c.ImagePull)
 def image_pull(x: Context, p: c.ImagePull) -> Result:
-    image = x.engine.pull(
+    pull = x.engine.pull_all if p.all_tags else x.engine.pull
+    image = pull(
         reference=p.reference,
         platform=p.platform,
         registries=registries_of(p.registries),

@@ -191,6 +191,14 @@ def test_progress_tells_every_state_and_exact_bytes(node: ImageNode) -> None:
     assert reports[-1].text == f"Status: Downloaded newer image for {name(registry).familiar()}"
 
 
+def test_a_pull_of_all_tags_brings_each(node: ImageNode) -> None:
+    with FakeRegistry() as registry:
+        for tag in ("1", "2", "3"):
+            registry.add_image("team/app", tag, [layer({"tag": tag.encode()})])
+        images = node.puller.pull_all(name(registry, "team/app"))
+    assert [image.names for image in images] == [(f"{registry.domain}/team/app:{tag}",) for tag in "123"]
+
+
 def test_several_layers_are_fetched_at_once(node: ImageNode) -> None:
     gate = threading.Event()
     with FakeRegistry() as registry:

@@ -172,10 +172,16 @@ async def create(call: Call) -> None:
         raise BadParameter("fromImage or fromSrc must be given")
     if version:
         reference += f"@{version}" if version.startswith("sha256:") else f":{version}"
+    all_tags = with_tag(reference) != reference  # neither in the name nor beside it: `docker pull --all-tags`
     name = await in_thread(parse_name, with_tag(reference))
     auth = access(decode_auth(call.headers.get("x-registry-auth", "")), name.domain)
     operation = await in_thread(
-        services.image_pull, call.actor, str(name), platform=call.text("platform"), credentials=auth
+        services.image_pull,
+        call.actor,
+        str(name),
+        platform=call.text("platform"),
+        all_tags=all_tags,
+        credentials=auth,
     )
     await _draw_pull(call, operation, name)
 
