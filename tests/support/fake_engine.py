@@ -16,7 +16,7 @@ from engine.config import EngineConfig
 from engine.containers.model import Container, ContainerSpec, Status, from_json, to_json
 from engine.containers.timeline import last_record
 from engine.db import Database, Schema
-from engine.errors import ContainerNotFound, Unavailable, WrongState
+from engine.errors import ContainerNotFound, NotFound, Unavailable, WrongState
 from engine.events import Event
 from engine.progress import CancelToken, LayerProgress, Message, Reporter
 
@@ -48,6 +48,9 @@ class FakeEngine:
         return [row["what"] for row in self.db.read().execute("SELECT what FROM effects ORDER BY number")]
 
     # verbs
+    def image_get(self, *, ref: str) -> Any:
+        raise NotFound(f"no image {ref}")
+
     def pull(
         self, *, reference: str, report: Reporter, cancel: CancelToken, registries: Any, **_: Any
     ) -> Any:

@@ -244,4 +244,4 @@ def remote_tags(actor: Actor, reference: str, *, node: Node | None = None) -> di
         node or default_node(), "registry.tags", {"reference": str(name)}, secrets=secrets
     )
     repository = Name(name.domain, name.path, "").familiar()
-    return {"repository": repository, "tags": answer.get("tags") or []}
+    return {"repository": repository, "tags": sorted(answer.get("tags") or [])}

@@ -26,7 +26,9 @@ class RegistryAccess:
 
 @dataclass(frozen=True)
 class ImagePull(Contract):
-    """Fetch `reference`, or each tag of its repository (`all_tags`). Result: `{"image": record}` of the last one."""
+    """Fetch `reference`, or each tag of its repository (`all_tags`). Result: `{"image", "changed"}`: the (last)
+    image's record, and whether the name led to another image before, or to none.
+    """
 
     KIND = "image.pull"
     LANE = BULK

@@ -82,6 +82,7 @@ def verb(contract: type[C]) -> Callable[[Callable[[Context, C], Result]], Callab
 # images -------------------------------------------------------------------------------------------------------------
 @verb(c.ImagePull)
 def image_pull(x: Context, p: c.ImagePull) -> Result:
+    before = None if p.all_tags else _image_named(x, p.reference)
     pull = x.engine.pull_all if p.all_tags else x.engine.pull
     image = pull(
         reference=p.reference,
@@ -90,7 +91,15 @@ def image_pull(x: Context, p: c.ImagePull) -> Result:
         report=x.report,
         cancel=x.cancel,
     )
-    return {"image": to_record(image)}
+    record = to_record(image)
+    return {"image": record, "changed": record["id"] != before}
+
+
+def _image_named(x: Context, reference: str) -> str | None:
+    """Return the id of the image that has a name, None where there is none."""
+    with contextlib.suppress(NotFound):
+        return str(to_record(x.engine.image_get(ref=reference))["id"])
+    return None
 
 
 @verb(c.ImagePush)
