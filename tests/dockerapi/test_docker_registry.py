@@ -72,7 +72,9 @@ def test_login_push_pull_search_and_logout(
     assert "1: digest: sha256:" in ok("push", f"{name}:1")
     assert "Layer already exists" in ok("push", f"{name}:1")
     ok("tag", f"{name}:1", f"{name}:2")
-    ok("push", f"{name}:2")
+    said = ok("push", "--all-tags", name)
+    assert "1: digest: sha256:" in said
+    assert "2: digest: sha256:" in said
     held = json.loads(ok("image", "inspect", f"{name}:1"))[0]["Id"]
     ok("image", "rm", f"{name}:1", f"{name}:2")
     assert "Downloaded newer image" in ok("pull", f"{name}:1")

@@ -15,8 +15,8 @@ from webapp.dockerapi.errors import BadParameter, DockerError
 from webapp.dockerapi.registry_auth import RegistryAuth, decode_auth
 from webapp.dockerapi.values import parse_duration
 from webapp.images import services
-from webapp.images.models import Image
-from webapp.images.names import parse_name
+from webapp.images.models import Image, ImageName
+from webapp.images.names import Name, parse_name
 from webapp.images.selectors import image_get
 from webapp.nodes.selectors import default_node
 from webapp.operations import services as operations
@@ -227,16 +227,39 @@ def _repository(name: Any) -> str:
 
 
 async def push(call: Call) -> None:
+    """Send one name, or without a tag (`docker push --all-tags`) all that the repository has here."""
     ref, version = call.parameters["name"], call.text("tag")
     name = await in_thread(parse_name, f"{ref}:{version}" if version else with_tag(ref))
-    try:
-        image = await in_thread(image_get, str(name))
-    except Missing:
-        raise DockerError(f"An image does not exist locally with the tag: {ref}", 404) from None
+    named = bool(version) or with_tag(ref) == ref
+    names = [name] if named else await in_thread(_names_of, name)
     auth = access(decode_auth(call.headers.get("x-registry-auth", "")), name.domain)
-    operation = await in_thread(services.image_push, call.actor, image, reference=str(name), credentials=auth)
-    await call.start(200)
-    await call.write_json({"status": f"The push refers to repository [{name.domain}/{name.path}]"})
+    for one in names:
+        try:
+            image = await in_thread(image_get, str(one))
+        except Missing:
+            raise DockerError(f"An image does not exist locally with the tag: {ref}", 404) from None
+        operation = await in_thread(
+            services.image_push, call.actor, image, reference=str(one), credentials=auth
+        )
+        if not call.started:
+            await call.start(200)
+            await call.write_json({"status": f"The push refers to repository [{name.domain}/{name.path}]"})
+        if not await _draw_push(call, operation, one):
+            break
+    await call.end()
+
+
+def _names_of(name: Name) -> list[Name]:
+    """Return all names that images here have in the repository of `name`; `name` itself where there are none."""
+    repository = f"{name.domain}/{name.path}:"
+    found = (
+        ImageName.objects.filter(name__startswith=repository).order_by("name").values_list("name", flat=True)
+    )
+    return [parse_name(text) for text in dict.fromkeys(found)] or [name]
+
+
+async def _draw_push(call: Call, operation: Operation, name: Name) -> bool:
+    """Draw the layers of one push as they go; tell whether it ended well."""
     async for entry in progress.entries(operation):
         if entry["type"] == "layerprogress":
             await call.write_json(progress.layer_message(entry, push=True))
@@ -244,13 +267,11 @@ async def push(call: Call) -> None:
     ended = await in_thread(Operation.objects.get, pk=operation.pk)
     if ended.status != Status.SUCCEEDED:
         await progress.fail(call, ended)
-    else:
-        digest, size = ended.result.get("digest", ""), int(ended.result.get("size_bytes") or 0)
-        await call.write_json({"status": f"{name.tag}: digest: {digest} size: {size}"})
-        await call.write_json(
-            {"progressDetail": {}, "aux": {"Tag": name.tag, "Digest": digest, "Size": size}}
-        )
-    await call.end()
+        return False
+    digest, size = ended.result.get("digest", ""), int(ended.result.get("size_bytes") or 0)
+    await call.write_json({"status": f"{name.tag}: digest: {digest} size: {size}"})
+    await call.write_json({"progressDetail": {}, "aux": {"Tag": name.tag, "Digest": digest, "Size": size}})
+    return True
 
 
 async def search(call: Call) -> None:
