@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,3 +134,27 @@ def test_an_account_of_the_team_serves_rest_and_the_docker_command(
         engine.call("DELETE", f"/registries/{host}/")
         for tag in "1z":
             engine.call("DELETE", f"/images/{quote(f'{name}:{tag}', safe='')}/?force=true&wait=30")
+
+
+def test_what_others_push_is_pulled_and_runs(
+    engine: Platform, registry: RealRegistry, config: dict[str, str], tmp_path: Path
+) -> None:
+    """skopeo writes the image into the registry in its own form; the docker command pulls and runs it."""
+    if shutil.which("skopeo") is None:
+        pytest.skip("skopeo is not installed")
+    archive, name = tmp_path / "box.tar", f"{registry.domain}/theirs/box:1"
+    assert run(engine, config, "save", "-o", str(archive), "busybox")[0] == 0
+    options = ["--dest-tls-verify=false", f"--dest-creds={registry.username}:{registry.password}"]
+    options += ["-q", "--format", "oci"]
+    copied = subprocess.run(
+        ["skopeo", "copy", *options, f"docker-archive:{archive}", f"docker://{name}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert copied.returncode == 0, copied.stderr
+    run(engine, config, "login", "-u", registry.username, "-p", registry.password, registry.domain)
+    status, said = run(engine, config, "run", "--rm", "--pull", "always", name, "echo", "it runs")
+    assert status == 0, said
+    assert "it runs" in said
+    run(engine, config, "image", "rm", "-f", name)

@@ -269,6 +269,9 @@ def test_the_pages_that_move_names_refuse(images: FakeNode, bob: User) -> None:
     script = {"HX-Request": "true"}
     moved = operator.post(f"/images/{'b' * 12}/tag/", {"reference": "team/app:1"}, headers=script)
     gone = operator.post(f"/images/{'a' * 12}/untag/", {"reference": "team/app:1"}, headers=script)
+    asked = operator.get(f"/images/{'a' * 12}/remove/").content.decode()
+    assert "team/app:1 is protected" in asked
+    assert 'data-kind="danger"' not in asked
     removed = operator.post(f"/images/{'a' * 12}/remove/")
     assert [moved.status_code, gone.status_code, removed.status_code] == [403, 403, 403]
     assert json.loads(moved.content)["detail"].startswith(SENTENCE)

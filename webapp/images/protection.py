@@ -95,6 +95,13 @@ def pattern_of(name: str) -> str:
     return next((row for row in _patterns() if fits(row, name)), "")
 
 
+def protected_of(image: Image) -> list[str]:
+    """Return the names of an image that are protected, as people write them."""
+    patterns = _patterns()
+    names = image.name_rows.order_by("name").values_list("name", "familiar") if patterns else ()
+    return [familiar for name, familiar in names if any(fits(pattern, name) for pattern in patterns)]
+
+
 def refuse_moves(actor: Actor, action: str, names: Iterable[Name], node: Node, *, to_image: str = "") -> None:
     """Raise `Denied`, with an entry in the book, where a protected name would leave its image.
 

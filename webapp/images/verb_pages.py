@@ -12,7 +12,7 @@ from webapp.containers import selectors as containers
 from webapp.core.answers import accepted, ask_or_do, attempt, back_to, number, redirected, refused
 from webapp.core.errors import AppError, Invalid
 from webapp.core.routes import page
-from webapp.images import selectors, services
+from webapp.images import protection, selectors, services
 from webapp.images.models import Image
 from webapp.images.pages import url_of
 from webapp.operations.models import Operation
@@ -150,6 +150,7 @@ def image_remove(request: HttpRequest, ref: str) -> HttpResponse:
         "image": image,
         "users": users,
         "alive": alive,
+        "protected": protection.protected_of(image),
         "own": own_bytes(image),
         "only_here": not image.summary.get("repo_digests"),
     }
