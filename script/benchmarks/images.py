@@ -34,7 +34,7 @@ from tests.support.registry import free_port, real_registry
 ROOT = Path(__file__).resolve().parents[2]
 LIST_LENGTH = 2000
 LARGE_BYTES = 1_000_000_000
-PODMAN_LIST_S = 300  # a peer that needs longer to load the images takes no part in the list
+PODMAN_LIST_S = 120  # a peer that needs longer to load the images takes no part in the list
 
 
 @dataclass

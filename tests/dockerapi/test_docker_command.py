@@ -478,7 +478,18 @@ def test_save_and_load(engine: Platform, tmp_path: Path) -> None:
     ok(engine, "save", "-o", str(tmp_path / "image.tar"), "saved:1")
     with tarfile.open(tmp_path / "image.tar") as archive:
         assert {"manifest.json", "oci-layout"} <= set(archive.getnames())
-    ok(engine, "image", "rm", "saved:1")
+    ok(engine, "tag", "busybox", "saved:2")
+    both = urllib.request.Request(
+        f"{engine.url}/api/v1/images/archive/?ref=saved:1&ref=saved:2",
+        headers={"Authorization": f"Bearer {engine.token}"},
+    )
+    with urllib.request.urlopen(both, timeout=60) as answer:
+        (tmp_path / "both.tar").write_bytes(answer.read())
+    with tarfile.open(tmp_path / "both.tar") as archive:
+        (entry,) = json.load(archive.extractfile("manifest.json"))  # type: ignore[arg-type]
+    assert entry["RepoTags"] == ["saved:1", "saved:2"]
+    assert engine.get("/images/archive/").status == 400
+    ok(engine, "image", "rm", "saved:1", "saved:2")
     assert "Loaded image: saved:1" in ok(engine, "load", "-i", str(tmp_path / "image.tar"))
     ok(engine, "image", "rm", "saved:1")
 

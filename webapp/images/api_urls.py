@@ -12,6 +12,7 @@ urlpatterns = [
     path("images/pull/", apis.PullView.as_view()),
     path("images/load/", apis.LoadView.as_view()),
     path("images/import/", apis.ImportView.as_view()),
+    path("images/archive/", apis.ArchivesView.as_view()),
     path("images/protected/", apis.ProtectedView.as_view()),
     path("images/tags/", apis.RemoteTagsView.as_view()),
     path("images/search/", apis.SearchView.as_view()),

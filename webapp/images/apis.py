@@ -27,6 +27,7 @@ from webapp.nodes.selectors import node_for
 from webapp.operations.models import Operation
 from webapp.realtime.responses import stream_later
 
+MOST_SAVED = 100
 FILTERS = ("name", "search", "label", "dangling", "limit", "cursor")
 
 
@@ -243,6 +244,46 @@ class ArchiveView(WharfingerView):
             {"images": [image.image_id if services.is_id(ref, image) else ref]},
             content_type="application/x-tar",
             filename=f"{name.replace('/', '_').replace(':', '_')}.tar",
+        )
+
+
+class ArchivesView(WharfingerView):
+    permissions = {"GET": Permission.OPERATE}
+    query = {"GET": ("ref",)}
+
+    @describe(
+        "Several images as one archive: `ref` once for each",
+        answer=docs.BINARY,
+        media="application/x-tar",
+        query=("ref",),
+    )
+    def get(self, request: Request) -> HttpResponse:
+        refs = request.query_params.getlist("ref")
+        if not 1 <= len(refs) <= MOST_SAVED:
+            raise Invalid(f"say which images, 1 to {MOST_SAVED}", fields={"ref": ["missing or too many"]})
+        images = [_one(request, ref) for ref in refs]
+        if len({image.node_id for image in images}) > 1:
+            raise Invalid("the images are on several nodes", fields={"ref": ["on one node"]})
+        for image in images:
+            audit.record(
+                self.actor,
+                "image.save",
+                target_type="image",
+                target_id=image.image_id,
+                target=image.shown_name,
+                node=image.node.name,
+            )
+        wanted = [
+            image.image_id if services.is_id(ref, image) else ref
+            for ref, image in zip(refs, images, strict=True)
+        ]
+        return stream_later(
+            request._request,
+            images[0].node.name,
+            "image.save",
+            {"images": wanted},
+            content_type="application/x-tar",
+            filename="images.tar",
         )
 
 
