@@ -11,6 +11,9 @@ from tests.support.sample_site import session_of
 from tests.support.web import Api, FakeNode, image_record, last_sent
 from webapp.accounts.models import User
 from webapp.audit.models import Entry
+from webapp.dockerapi.documents import image as documents
+from webapp.images.models import Image
+from webapp.images.selectors import brief_records
 from webapp.nodes.models import Node
 from webapp.operations.sender import RecordingSender
 from workers.contracts.images import ImagePrune, ImagePull, ImagePush
@@ -100,3 +103,25 @@ def test_the_page_removes_what_is_old_only(node: Node, bob: User) -> None:
     _, sent = last_sent()
     assert isinstance(sent, ImagePrune)
     assert (sent.mode, sent.older_than_s) == ("unused", 604800.0)
+
+
+def test_a_brief_record_makes_the_same_line_of_a_list_as_the_whole_one(voice: FakeNode) -> None:
+    records = [
+        image_record(id="sha256:" + "1" * 64, created_at=1_700_000_000.5),
+        image_record(id="sha256:" + "2" * 64, created_at=0.0, created="", names=[], size_bytes=5),
+        image_record(
+            id="sha256:" + "3" * 64,
+            created_at=1.0,
+            names=["docker.io/team/app:1", "registry.example:5000/app:2"],
+            repo_digests=["docker.io/team/app@sha256:" + "d" * 64],
+            config={"os": "linux", "architecture": "amd64", "config": {}},
+        ),
+    ]
+    for record in records:
+        voice.say("image", "pull", record["id"], record=record)
+    for image in Image.objects.all():
+        image.record["size_bytes"] = image.size_bytes
+        image.save()
+    brief = dict(brief_records(Image.objects.all()))
+    for image in Image.objects.all():
+        assert documents.summary(brief[image.image_id]) == documents.summary(image.record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from django.db import transaction
@@ -66,10 +67,12 @@ def _summary(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
         "full_names": full,
         "repo_digests": record.get("repo_digests") or [],
         "labels": run.get("Labels") or run.get("labels") or {},
+        "created_seconds": record.get("created_at"),
         "layers": len(record.get("layers") or (config.get("rootfs") or {}).get("diff_ids") or []),
     }
 
 
+@lru_cache(maxsize=8192)
 def familiar(name: str) -> str:
     """Return a stored name as people write it; one that is none is shown as it is."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -128,6 +129,27 @@ def rows_of(images: QuerySet[Image]) -> QuerySet[Image]:
 def _read(text: str) -> dict[str, Any]:
     """Read a summary; lists are asked for again and again, and most rows are what they were. Not to be changed."""
     return dict(json.loads(text))
+
+
+def brief_records(images: QuerySet[Image]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give each image's id with what the node said of it, without its layers and most of its configuration.
+
+    For lists: the whole records are some kilobytes each.
+    """
+    for row in rows_of(images):
+        summary = _read(row.text)
+        created = summary.get("created_seconds")
+        yield (
+            row.image_id,
+            {
+                "id": row.image_id,
+                "names": summary.get("full_names", []),
+                "repo_digests": summary.get("repo_digests", []),
+                "created_at": row.created_at.timestamp() if created is None else created,
+                "size_bytes": row.size_bytes,
+                "config": {"config": {"Labels": summary.get("labels") or None}},
+            },
+        )
 
 
 def row_json(row: Any, names: Names, containers: int = 0) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from webapp.dockerapi.values import parse_duration
 from webapp.images import services
 from webapp.images.models import Image, ImageName
 from webapp.images.names import Name, parse_name
-from webapp.images.selectors import image_get
+from webapp.images.selectors import brief_records, image_get
 from webapp.nodes.selectors import default_node
 from webapp.operations import services as operations
 from webapp.operations.models import Operation, Status
@@ -51,15 +51,15 @@ async def listing(call: Call) -> None:
     def gather() -> list[dict[str, Any]]:
         counts = image_use_counts()
         found = []
-        for row in Image.objects.order_by("-created_at", "-id"):
-            tags = documents.tags(row.record)
-            if _passes(row.record, tags, wanted):
+        for image_id, record in brief_records(Image.objects.order_by("-created_at", "-id")):
+            tags = documents.tags(record)
+            if _passes(record, tags, wanted):
                 shown = [
                     tag
                     for tag in tags
                     if not wanted.get("reference") or _matches_reference(tag, wanted["reference"])
                 ]
-                document = documents.summary(row.record, containers=counts[row.image_id])
+                document = documents.summary(record, containers=counts[image_id])
                 document["RepoTags"] = shown or tags
                 found.append(document)
         return found
