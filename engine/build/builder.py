@@ -174,6 +174,8 @@ class Builder:
             self._services.snapshots.sync()
             self.cache.add(steps, build.aliases)
             self.cache.trim()
+        elif build.aliases:  # another way to a step that was there already
+            self.cache.add([], build.aliases)
         if build.used:
             self.cache.touch(build.used)
 

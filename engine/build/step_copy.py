@@ -10,8 +10,10 @@ from pathlib import Path
 
 from engine.build import instructions as ins
 from engine.build.cache import Meaning, StepLayer
+from engine.build.gitref import GitReference
 from engine.build.ops import transfer
 from engine.build.ops.place import Placement
+from engine.build.repositories import Repositories
 from engine.build.secrecy import without_credentials
 from engine.build.step import Outcome, Step
 from engine.build.trees import Tree
@@ -29,7 +31,19 @@ class TransferStep(Step):
 
     def carry_out(self, instruction: ins.Instruction) -> Outcome:
         assert isinstance(instruction, ins.Transfer)
-        tree, source_state = self._source(instruction)
+        build = self._build
+        with Repositories(
+            build.services, build.workspace, build.clock, build.request, self._note
+        ) as repositories:
+            return self._carry_out(instruction, repositories)
+
+    def _carry_out(self, instruction: ins.Transfer, repositories: Repositories) -> Outcome:
+        wanted = self._wanted_repositories(instruction)
+        if wanted and len(wanted) == len(instruction.sources):
+            commits = ["git", *(repositories.commit(repository) for repository in wanted.values())]
+            tree, source_state = self._context_tree, " ".join(commits)
+        else:
+            tree, source_state = self._source(instruction)
         alias = self._alias(instruction, source_state)
         text = self._transfer_text(instruction)
         if alias and self._uses_cache():
@@ -38,8 +52,9 @@ class TransferStep(Step):
                 return self._take(quick[0], found, text)
         inline = self._inline(instruction)
         given = transfer.Given(
-            tree(), inline, self._state.workdir, self._build.clock.check, self._download, self._missing_hint
-        )
+            tree(), inline, self._state.workdir, self._build.clock.check, self._download,
+            lambda source: repositories.tree(wanted[source]), self._missing_hint,
+        )  # fmt: skip
         job = transfer.gather(instruction, given)
         for note in job.notes:
             self._note(note)
@@ -59,14 +74,28 @@ class TransferStep(Step):
             return self._linked(meaning, text, job)
         return self._solve(meaning, text, lambda: self._place(job, instruction.keyword, linked=False))
 
+    def _context_tree(self) -> Tree:
+        return self._build.context.tree
+
+    def _wanted_repositories(self, instruction: ins.Transfer) -> dict[str, GitReference]:
+        """Return the repositories among the sources of an ADD."""
+        if not isinstance(instruction, ins.Add):
+            return {}
+        named = {source: transfer.repository_of(instruction, source) for source in instruction.sources}
+        return {
+            source: transfer.asked_repository(instruction, repository)
+            for source, repository in named.items()
+            if repository is not None
+        }
+
     def _source(self, instruction: ins.Transfer) -> tuple[Callable[[], Tree], str]:
         """Return how to open the tree that the instruction copies from, and the name of its state (empty: the context)."""
         origin = instruction.origin if isinstance(instruction, ins.Copy) else ""
         if isinstance(instruction, ins.Add) and instruction.checksum and not instruction.inline:
             # the address is only one way to its content
-            return lambda: self._build.context.tree, instruction.checksum
+            return self._context_tree, instruction.checksum
         if not origin:
-            return lambda: self._build.context.tree, ""
+            return self._context_tree, ""
         chain, title = self._origin(self._stage.origins[self._position, origin], origin)
         return lambda: self._build.tree_of_chain(chain, title), str(chain)
 
@@ -78,7 +107,7 @@ class TransferStep(Step):
             self._state.lineage, source_state, instruction.sources, instruction.destination, self._state.workdir,
             instruction.chown, instruction.chmod, instruction.link, instruction.excludes,
             isinstance(instruction, ins.Copy) and instruction.parents, str(self._state.platform),
-            instruction.unpack if isinstance(instruction, ins.Add) else "",
+            [instruction.unpack, instruction.keep_git_dir] if isinstance(instruction, ins.Add) else "",
         ]  # fmt: skip
         return _hashed(parts)
 

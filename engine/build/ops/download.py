@@ -95,7 +95,7 @@ class Downloader:
     def _connection(self, parts: SplitResult) -> http.client.HTTPConnection:
         host = parts.hostname or ""
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        sock = self._connect(host, port)
+        sock = self.connect(host, port)
         if parts.scheme == "https":
             try:
                 sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
@@ -106,7 +106,8 @@ class Downloader:
         connection.sock = sock
         return connection
 
-    def _connect(self, host: str, port: int) -> socket.socket:
+    def connect(self, host: str, port: int) -> socket.socket:
+        """Connect to an address of `host` that may be reached; raises `Denied` when one may not, `Unavailable`."""
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:

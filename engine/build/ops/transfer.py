@@ -11,30 +11,33 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from engine.build import instructions as ins
 from engine.build.dockerignore import IgnoreMatcher
-from engine.build.gitref import parse_git_reference
+from engine.build.gitref import GitReference, parse_git_reference
 from engine.build.modes import parse_mode
 from engine.build.ops.archives import is_archive, unpack_into
 from engine.build.ops.place import Check, Ownership, Placement
-from engine.build.secrecy import without_credentials
 from engine.build.trees import Fact, Facts, Tree, has_wildcards
-from engine.errors import InvalidInput, Unsupported
+from engine.errors import InvalidInput
 from engine.runtime.users import resolve_user
 
 
 @dataclass
 class Item:
-    """Files that one source became. `single` is the name of a lone file, empty for a folder's content."""
+    """Files that one source became. `single` is the name of a lone file, empty for a folder's content.
+
+    `identity` stands for files that are what they are by the name of it, though their bytes differ (git's own in `.git`).
+    """
 
     tree: Tree
     facts: list[Fact]
     single: str = ""
     unpack: bool = False
+    identity: str = ""
 
 
 @dataclass
@@ -55,7 +58,7 @@ class Job:
         return sum(fact.size for item in self.items for fact in item.facts)
 
     def facts(self) -> Facts:
-        return Facts([item.facts for item in self.items])
+        return Facts([_counting(item) for item in self.items])
 
     def meaning(self) -> dict[str, Any]:
         """Return what the cache key needs beside the fingerprint of the files."""
@@ -69,19 +72,24 @@ class Job:
 
     def shape(self) -> list[list[Any]]:
         """Return how the files are divided among the sources, which the facts do not say."""
-        return [[item.single, item.unpack, len(item.facts)] for item in self.items]
+        return [
+            [item.single, item.unpack, len(_counting(item)), *([item.identity] if item.identity else [])]
+            for item in self.items
+        ]
 
 
 @dataclass(frozen=True)
 class Given:
     """What `gather` may take from. `tree` for plain sources, `inline` a folder for here-documents, `download` for URLs
-    (returns the file's tree, its name in it, and the name it should get; empty when the address holds none)."""
+    (returns the file's tree, its name in it, and the name it should get; empty when the address holds none),
+    `check_out` for repositories (returns the tree of a source that names one, and the commit)."""
 
     tree: Tree
     inline: Tree
     workdir: str
     check: Check
     download: Callable[[str, str], tuple[Tree, str, str]] | None = None
+    check_out: Callable[[str], tuple[Tree, str]] | None = None
     missing_hint: Callable[[str], str] = lambda path: ""
 
 
@@ -98,8 +106,10 @@ def gather(instruction: ins.Transfer, given: Given) -> Job:
         [], destination, into_folder, instruction.chown, instruction.chmod, parents, complete=excluded is None
     )
     for source in instruction.sources:
-        _check_source(instruction, source)
-        if isinstance(instruction, ins.Add) and is_url(source):
+        repository = repository_of(instruction, source)
+        if repository is not None and isinstance(instruction, ins.Add):
+            job.items.append(_checked_out(instruction, source, repository, given, excluded))
+        elif isinstance(instruction, ins.Add) and is_url(source):
             job.items.append(_downloaded(instruction, source, given))
         elif parents:
             job.items += _with_parents(source, given, excluded)
@@ -114,20 +124,31 @@ def gather(instruction: ins.Transfer, given: Given) -> Job:
     return job
 
 
-def _check_source(instruction: ins.Transfer, source: str) -> None:
-    """Refuse repositories, and addresses where none is expected (BU-07)."""
+def repository_of(instruction: ins.Transfer, source: str) -> GitReference | None:
+    """Return the repository that a source names, None for anything else; refuse addresses where none is expected (BU-07)."""
     repository = parse_git_reference(source)
     if repository is not None and not repository.local_looking:
         if isinstance(instruction, ins.Copy):
             raise InvalidInput("source can't be a git ref for COPY")
-        raise Unsupported(
-            f"ADD of a git repository is not supported: {without_credentials(source)}",
-            hint="clone it in a RUN of a build stage, or upload it as the context",
-        )
+        return repository
     if isinstance(instruction, ins.Copy) and is_url(source):
         raise InvalidInput("source can't be a URL for COPY", hint="use ADD")
     if isinstance(instruction, ins.Add) and instruction.checksum and not is_url(source):
         raise InvalidInput("checksum requires HTTP(S) sources")
+    return None
+
+
+def asked_repository(instruction: ins.Add, repository: GitReference) -> GitReference:
+    """Return the repository with what the instruction's flags say of it; they must not contradict the address."""
+    if instruction.checksum and repository.checksum not in ("", instruction.checksum):
+        raise InvalidInput("the checksum of the instruction and the one in the address differ")
+    return replace(
+        repository,
+        checksum=repository.checksum or instruction.checksum,
+        keep_git_dir=repository.keep_git_dir
+        if instruction.keep_git_dir is None
+        else instruction.keep_git_dir,
+    )
 
 
 def is_url(source: str) -> bool:
@@ -176,6 +197,32 @@ def _downloaded(instruction: ins.Add, url: str, given: Given) -> Item:
     facts = list(tree.facts(place, name or place))
     unpack = instruction.unpack is True and is_archive(tree, place)
     return Item(tree, facts, single=name, unpack=unpack)
+
+
+def _checked_out(
+    instruction: ins.Add,
+    source: str,
+    repository: GitReference,
+    given: Given,
+    excluded: IgnoreMatcher | None,
+) -> Item:
+    assert given.check_out is not None
+    tree, commit = given.check_out(source)
+    real = tree.resolve(repository.subdir)
+    if real is None:
+        raise InvalidInput(f'"/{repository.subdir}": not found in {tree.title}')
+    facts = list(tree.facts(real, "", excluded=excluded, check=given.check))
+    if facts and facts[0].kind != "d":
+        raise InvalidInput(f'"/{repository.subdir}" of {tree.title} is not a folder')
+    kept = not real and asked_repository(instruction, repository).keep_git_dir
+    return Item(tree, facts, identity=commit if kept else "")
+
+
+def _counting(item: Item) -> list[Fact]:
+    """Return the facts that the cache key is made of."""
+    if not item.identity:
+        return item.facts
+    return [fact for fact in item.facts if fact.path != ".git" and not fact.path.startswith(".git/")]
 
 
 def _with_parents(source: str, given: Given, excluded: IgnoreMatcher | None) -> list[Item]:
