@@ -148,11 +148,13 @@ class _Packer:
             if error.errno in (errno.ENOENT, errno.ELOOP):
                 return  # it went away or became a link while we looked
             raise
-        with opened(fd):
+        try:
             attributes = xattrs.read(fd, self._shift)
-            self._write(self._entry(path, Kind.FILE, info, attributes)._replace(size=info.st_size))
+            self._write(self._entry(path, Kind.FILE, info, attributes, info.st_size))
             self._copy(fd, info.st_size)
             self._size += info.st_size
+        finally:
+            os.close(fd)
 
     def _copy(self, fd: int, size: int) -> None:
         """Write exactly `size` bytes: what a file grew meanwhile is left out, what it lost is filled with zeros."""
@@ -175,12 +177,17 @@ class _Packer:
         return True
 
     def _entry(
-        self, path: str, kind: Kind, info: os.stat_result, attributes: dict[str, bytes] | None = None
+        self,
+        path: str,
+        kind: Kind,
+        info: os.stat_result,
+        attributes: dict[str, bytes] | None = None,
+        size: int = 0,
     ) -> TarEntry:
         return TarEntry(
             path,
             kind,
-            0,
+            size,
             stat.S_IMODE(info.st_mode),
             self._shift.apply(info.st_uid),
             self._shift.apply(info.st_gid),

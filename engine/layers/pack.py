@@ -132,14 +132,16 @@ def pack(
 ) -> PackedLayer:
     """Store what `make` writes (it returns bytes of files and number of entries) as a layer blob."""
     blob = PendingBlob(content, kind, level, lease)
-    gather = _Gather(blob)
+    gather = _Gather(blob, hashes=kind is not Compression.NONE)
     try:
         size, entries = make(gather)
         gather.close()
     except BaseException:
         blob.cancel()
         raise
-    return PackedLayer(gather.digest(), size, entries, blob)
+    # an archive that is stored as it is was hashed by the thread that stored it
+    diff_id = blob.wait().digest if kind is Compression.NONE else gather.digest()
+    return PackedLayer(diff_id, size, entries, blob)
 
 
 def _diff(
@@ -152,8 +154,9 @@ def _diff(
 class _Gather:
     """Joins the many small writes of an archive into chunks, which are hashed and passed on."""
 
-    def __init__(self, blob: PendingBlob) -> None:
+    def __init__(self, blob: PendingBlob, *, hashes: bool) -> None:
         self._blob = blob
+        self._hashes = hashes
         self._hash = hashlib.sha256()
         self._parts: list[bytes | memoryview] = []
         self._size = 0
@@ -173,5 +176,6 @@ class _Gather:
     def _flush(self, *, last: bool) -> None:
         chunk = b"".join(self._parts)
         self._parts, self._size = [], 0
-        self._hash.update(chunk)
+        if self._hashes:
+            self._hash.update(chunk)
         self._blob.feed(chunk, last=last)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import zlib
 
 from engine.errors import BadArchive
-from engine.layers.tar_format import HEADER, KINDS, NS, XATTR, Kind, TarEntry
+from engine.layers.tar_format import HEADER, KINDS, NS, XATTR, Kind, TarEntry, sum_of
 
 NAME_LIMIT = 4096  # PATH_MAX
 _DECIMAL = re.compile(r"(-?)([0-9]{1,19})(?:\.([0-9]*))?\Z")
@@ -200,12 +199,7 @@ def check_sum(block: bytes, entry: str) -> None:
     """Check the header's sum. Bytes are summed as unsigned; very old tars that summed them signed are refused."""
     field = block[148:156]
     stored = number(field, "checksum", entry)
-    # Adler-32's low half is 1 + the sum modulo 65521: exact as long as fewer than 257 bytes are not zero
-    if block.count(0) > 256:
-        total = (zlib.adler32(block) & 0xFFFF) - 1
-    else:
-        total = sum(block)
-    if total - sum(field) + 256 != stored:
+    if sum_of(block) - sum(field) + 256 != stored:
         raise BadArchive(
             "the header's checksum is wrong: this is not a tar archive, or it is damaged", entry=entry
         )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 
 from engine.errors import BadArchive
-from engine.layers.tar_format import BLOCK, FLAGS, HEADER, NS, XATTR, Kind, TarEntry, Writable
+from engine.layers.tar_format import BLOCK, FLAGS, NS, XATTR, Kind, TarEntry, Writable, sum_of
 
 _END = bytes(2 * BLOCK)
 _ZERO = bytes(BLOCK)
+_NUMBERS = b"%07o\0%07o\0%07o\0%011o\0%011o\0        "  # mode, uid, gid, size, mtime, and blanks for the checksum
+_MAGIC = b"ustar\x0000" + bytes(64)  # with empty names of owner and group
+_NO_DEVICE = b"0000000\0" * 2
 
 
 class TarWriter:
@@ -155,22 +158,26 @@ def _ustar(
     mtime: int,
     flag: bytes = b"",
 ) -> bytes:
-    device = entry.kind in (Kind.CHAR, Kind.BLOCK)
-    block = HEADER.pack(
-        name,
-        b"%07o\0" % (entry.mode & 0o7777),
-        b"%07o\0" % uid,
-        b"%07o\0" % gid,
-        b"%011o\0" % (size if flag or entry.kind is Kind.FILE else 0),
-        b"%011o\0" % mtime,
-        b"        ",
-        flag or FLAGS[entry.kind],
-        link,
-        b"ustar\x0000",
-        b"",
-        b"",
-        b"%07o\0" % (entry.major if device else 0),
-        b"%07o\0" % (entry.minor if device else 0),
-        prefix,
+    numbers = _NUMBERS % (
+        entry.mode & 0o7777,
+        uid,
+        gid,
+        size if flag or entry.kind is Kind.FILE else 0,
+        mtime,
     )
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+    if entry.kind in (Kind.CHAR, Kind.BLOCK):
+        device = b"%07o\0%07o\0" % (entry.major, entry.minor)
+    else:
+        device = _NO_DEVICE
+    block = b"".join(
+        (
+            name.ljust(100, b"\0"),
+            numbers,
+            flag or FLAGS[entry.kind],
+            link.ljust(100, b"\0"),
+            _MAGIC,
+            device,
+            prefix.ljust(167, b"\0"),
+        )
+    )
+    return b"%b%06o\0 %b" % (block[:148], sum_of(block), block[156:])

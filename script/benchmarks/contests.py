@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.build.request import BuildRequest
 from engine.config import EngineConfig
 from engine.containers.model import ContainerSpec
 from engine.engine import Engine
@@ -132,39 +131,6 @@ def logs(ring: Ring) -> list[Contest]:
     return [write, read, tail]
 
 
-def builds(ring: Ring) -> list[Contest]:
-    """Steps cold and cached, many files, three stages at once."""
-    steps = inputs.steps_context(ring.folder / "steps", BASE)
-    copy = inputs.copy_context(ring.folder / "copy", BASE)
-    stages = inputs.stages_context(ring.folder / "stages", BASE)
-    found = []
-    for title, bar, folder, cold in (
-        ("10 RUN steps, cold", "0.6 s, 0.30 of BuildKit", steps, True),
-        ("10 RUN steps, all cached", "60 ms engine, 0.5 of BuildKit", steps, False),
-        ("COPY of 10,000 files, cold, upload included", "0.4 of BuildKit", copy, True),
-        ("three stages of 2 s each", "2.4 s", stages, True),
-    ):
-        found.append(
-            race(Contest(title, bar), _builders(ring, folder, cold), rounds=3 if folder is stages else 5)
-        )
-    return found
-
-
-def _builders(ring: Ring, folder: Path, cold: bool) -> dict[str, Any]:
-    no_cache = {"no_cache": "true"} if cold else {}
-    contestants: dict[str, Any] = {
-        "engine": lambda: ring.engine.build(request=BuildRequest(context=folder, no_cache=cold)),
-        "rest": lambda: ring.rest.build(folder, "bench:1", **no_cache),
-    }
-    flags = ["--no-cache"] if cold else []
-    if isinstance(docker := ring.peer("docker"), Docker):
-        contestants["docker"] = lambda: docker.build(*flags, "-q", "-t", "bench:1", ".", cwd=folder)
-    if (buildah := ring.peer("buildah")) is not None:
-        layered = ["--no-cache"] if cold else ["--layers"]
-        contestants["buildah"] = lambda: buildah.run("bud", *layered, "-q", "-t", "bench:1", ".", cwd=folder)
-    return contestants
-
-
 def many_starts(ring: Ring) -> list[Contest]:
     """Twenty containers started at once."""
 
@@ -193,28 +159,10 @@ def _at_once(start: Any, say: Any) -> float:
     return taken
 
 
-def commit(ring: Ring) -> list[Contest]:
-    made = ring.engine.create(
-        spec=ContainerSpec(image=BASE, command=["sh", "-c", "echo x > /small; sleep 3600"])
-    )
-    ring.engine.start(container=made.id)
-    contestants: dict[str, Any] = {
-        "engine": lambda: ring.engine.commit(container=made.id, reference="bench-commit:1")
-    }
-    if (docker := ring.peer("docker")) is not None:
-        docker.run("run", "-d", "--name", "bench-commit", BASE, "sh", "-c", "echo x > /small; sleep 3600")
-        contestants["docker"] = lambda: docker.run("commit", "bench-commit", "bench-commit:1")
-    contest = race(Contest("commit of a small change", "40 ms engine"), contestants, rounds=ring.rounds)
-    ring.engine.remove(container=made.id, force=True)
-    return [contest]
-
-
 SUBJECTS: dict[str, Any] = {
     "run": run_true,
     "exec": exec_true,
-    "builds": builds,
     "starts": many_starts,
-    "commit": commit,
     "logs": logs,
 }
 

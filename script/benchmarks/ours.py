@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -17,13 +18,15 @@ from urllib.parse import quote
 
 IDLE_S = 60  # the server closes a connection that nobody uses after 75
 ROOT = Path(__file__).resolve().parents[2]
+_CHUNK = 256 * 1024
 
 
 class Rest:
-    """Calls of the REST API over one kept connection."""
+    """Calls of the REST API over one kept connection. `pid` is the server's first process."""
 
-    def __init__(self, port: int, token: str) -> None:
+    def __init__(self, port: int, token: str, pid: int = 0) -> None:
         self.port = port
+        self.pid = pid
         self.headers = {"Authorization": f"Bearer {token}"}
         self._token = token
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
@@ -31,10 +34,17 @@ class Rest:
 
     def another(self) -> Rest:
         """Return a client with a connection of its own, for calls at the same time."""
-        return Rest(self.port, self._token)
+        return Rest(self.port, self._token, self.pid)
 
     def call(
-        self, method: str, path: str, body: Any = None, *, raw: Any = None, content_type: str = ""
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        raw: Any = None,
+        content_type: str = "",
+        chunked: bool = False,
     ) -> Any:
         """Send a call and return the parsed answer; an answer of 400 or more raises with its text."""
         headers = dict(self.headers)
@@ -43,10 +53,12 @@ class Rest:
             data, content_type = json.dumps(body), "application/json"
         if content_type:
             headers["Content-Type"] = content_type
+        if chunked:
+            headers["Transfer-Encoding"] = "chunked"
         if time.monotonic() - self._used > IDLE_S:
             self._connection.close()  # the server has done so, or is about to; a request opens another
         self._used = time.monotonic()
-        self._connection.request(method, f"/api/v1{path}", body=data, headers=headers, encode_chunked=False)
+        self._connection.request(method, f"/api/v1{path}", body=data, headers=headers, encode_chunked=chunked)
         answer = self._connection.getresponse()
         text = answer.read()
         if answer.status >= 400:
@@ -54,20 +66,26 @@ class Rest:
         return json.loads(text) if "json" in answer.headers.get("Content-Type", "") else text
 
     def build(self, context: Path, tag: str, **fields: str) -> Any:
-        """Pack a folder and build it, upload included."""
+        """Build a folder, sending it while it is packed."""
+        with subprocess.Popen(["tar", "-C", str(context), "-c", "."], stdout=subprocess.PIPE) as packing:
+            assert packing.stdout is not None
+            return self.send(iter(lambda: packing.stdout.read(_CHUNK), b""), tag, **fields)
+
+    def send(self, archive: Iterator[bytes], tag: str, **fields: str) -> Any:
+        """Build an archive that comes in pieces, as `curl --form context=@-` sends it."""
         boundary = "wharfingerbench"
-        parts = [(name, value) for name, value in {"tags": tag, **fields}.items()]
         head = b"".join(
             f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
-            for name, value in parts
+            for name, value in {"tags": tag, **fields}.items()
         )
         head += f'--{boundary}\r\nContent-Disposition: form-data; name="context"; filename="c.tar"\r\n\r\n'.encode()
-        packed = subprocess.run(
-            ["tar", "-C", str(context), "-c", "."], capture_output=True, check=True
-        ).stdout
-        raw = head + packed + f"\r\n--{boundary}--\r\n".encode()
+        parts = itertools.chain([head], archive, [f"\r\n--{boundary}--\r\n".encode()])
         return self.call(
-            "POST", "/builds/?wait=600", raw=raw, content_type=f"multipart/form-data; boundary={boundary}"
+            "POST",
+            "/builds/?wait=600",
+            raw=parts,
+            content_type=f"multipart/form-data; boundary={boundary}",
+            chunked=True,
         )
 
     def run(self, image: str, *command: str) -> Any:
@@ -109,7 +127,7 @@ def server(home: Path) -> Iterator[tuple[Rest, int, str]]:
             text=True,
             check=True,
         )
-        yield Rest(port, made.stdout.strip()), port, made.stdout.strip()
+        yield Rest(port, made.stdout.strip(), process.pid), port, made.stdout.strip()
     finally:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

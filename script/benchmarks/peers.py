@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -32,6 +34,20 @@ def run(
     if result.returncode != 0:
         raise RuntimeError(f"{' '.join(argv[:4])} ...: {(result.stderr or result.stdout).strip()[-300:]}")
     return result.stdout
+
+
+@functools.cache
+def _builder() -> str:
+    """Return a docker command that can ask for BuildKit: one of before 23, or one with its buildx plugin."""
+    found = [shutil.which("docker", path=folder) for folder in os.environ["PATH"].split(":")]
+    for command in dict.fromkeys(filter(None, found)):
+        asked = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
+        version = re.search(r"version (\d+)", asked)
+        if version is not None and int(version[1]) < 23:
+            return command
+        if subprocess.run([command, "buildx", "version"], capture_output=True, check=False).returncode == 0:
+            return command
+    raise RuntimeError("no docker command here can ask for BuildKit")
 
 
 class Docker:
@@ -92,8 +108,9 @@ class Docker:
         return run("docker", *argv, environment=environment, cwd=cwd, stdin=stdin, timeout_s=timeout_s)
 
     def build(self, *argv: str, cwd: Path) -> str:
-        environment = {"DOCKER_HOST": f"unix://{self.socket}", "DOCKER_BUILDKIT": "0"}
-        return run("docker", "build", *argv, cwd=cwd, environment=environment)
+        """Build with BuildKit, which dockerd has in it."""
+        environment = {"DOCKER_HOST": f"unix://{self.socket}", "DOCKER_BUILDKIT": "1"}
+        return run(_builder(), "build", *argv, cwd=cwd, environment=environment)
 
     def stop(self) -> None:
         if self._process is not None:
