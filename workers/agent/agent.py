@@ -49,7 +49,7 @@ from workers.ledger import SCHEMA, Ledger
 logger = logging.getLogger(__name__)
 
 THREADS = 64
-RECONCILE_EVERY_S = 5.0
+RECONCILE_EVERY_S = 4.0  # what a killed commit has frozen goes on within five seconds (F-03)
 RECONCILE_LATEST_S = 9.0
 RECONCILE_SHARE = 50  # it takes at most a fiftieth of the time
 SWEEP_EVERY_S = 30.0

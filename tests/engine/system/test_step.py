@@ -158,8 +158,7 @@ def test_a_step_costs_little(home: Home, runner: StepRunner, record_property: py
         times = []
         for _ in range(5):
             began = time.perf_counter()
-            runner.run_step(root, argv=["true"], idmap=idmap, on_output=Collected())
+            assert runner.run_step(root, argv=["true"], idmap=idmap, on_output=Collected()) == 0
             times.append(round((time.perf_counter() - began) * 1000, 1))
     record_property("step_ms", json.dumps(times))
-    print("step ms", times)
-    assert min(times) < 500  # of another order would be a fault, whatever the machine
+    assert min(times) < 1000  # some 30 on a machine that has nothing else to do
