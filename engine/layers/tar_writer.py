@@ -9,7 +9,9 @@ from engine.layers.tar_format import BLOCK, FLAGS, NS, XATTR, Kind, TarEntry, Wr
 
 _END = bytes(2 * BLOCK)
 _ZERO = bytes(BLOCK)
-_NUMBERS = b"%07o\0%07o\0%07o\0%011o\0%011o\0        "  # mode, uid, gid, size, mtime, and blanks for the checksum
+_NUMBERS = (
+    b"%07o\0%07o\0%07o\0%011o\0%011o\0        "  # mode, uid, gid, size, mtime, and blanks for the checksum
+)
 _MAGIC = b"ustar\x0000" + bytes(64)  # with empty names of owner and group
 _NO_DEVICE = b"0000000\0" * 2
 

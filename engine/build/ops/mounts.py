@@ -7,6 +7,7 @@ while the step runs. Source paths are resolved inside their tree, so none leads 
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from engine.build.runmounts import MountType, RunMount, Sharing
 from engine.build.trees import Tree
 from engine.build.workspace import Workspace
 from engine.errors import InvalidInput, NotFound
-from engine.linux.files import DIRECTORY, opened
+from engine.linux.files import DIRECTORY, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2, opened
 from engine.linux.mount import LinuxMounts
 from engine.linux.userns import IdMap
 from engine.progress import CancelToken
@@ -151,7 +152,28 @@ class MountMaker:
         elif mount.source:
             inner = inner_folder(folder, mount.source)
         root = self._shown(folder, read_only=False)
-        self._add(target, root / inner if inner else root, read_only=mount.is_read_only)
+        self._add(target, self._pinned(root, inner) if inner else root, read_only=mount.is_read_only)
+
+    def _pinned(self, root: Path, inner: str) -> Path:
+        """Show a folder of a cache by its descriptor: another step that shares the cache may put a link in its place."""
+        place = self._sources.workspace.folder("bind")
+        try:
+            with (
+                opened(os.open(root, DIRECTORY)) as whole,
+                opened(
+                    openat2(whole, inner, DIRECTORY, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+                ) as folder,
+            ):
+                self._mounts.bind(f"/proc/self/fd/{folder}", str(place))
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.EXDEV):
+                raise
+            raise InvalidInput(
+                f"the source {inner[:100]!r} of a cache mount changed",
+                hint="another build uses the same cache: try again",
+            ) from error
+        self._stack.callback(self._mounts.unmount, str(place), detach=True)
+        return place
 
     def _fill(self, folder: Path, mount: RunMount) -> None:
         """Begin a new cache with the files that `from=` and `source=` name."""

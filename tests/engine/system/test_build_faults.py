@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import pytest
 
+from engine.build.ops import mounts
 from engine.build.request import BuildLimits
 from engine.build.workspace import sweep_dead_builds
 from engine.containers.model import Resources
@@ -146,6 +147,25 @@ def _sentinel(tmp_path: Path) -> Iterator[Path]:
     assert (folder / "secret").read_text() == "sentinel-secret-bytes"
 
 
+def test_a_link_of_the_context_never_brings_a_file_of_the_host(node: BuildNode, tmp_path: Path) -> None:
+    """BU-02: as an upload and as a folder, the link stays a link or is not there; the host's bytes are nowhere."""
+    with _sentinel(tmp_path) as folder:
+        local = tmp_path / "local"
+        local.mkdir()
+        (local / "leak").symlink_to(folder / "secret")
+        (local / "dir").symlink_to(folder)
+        upload: dict[str, bytes | str] = {"leak": f"->{folder}/secret", "dir": f"->{folder}"}
+        for given in ({"files": upload}, {"context": local}):
+            result = node.build("FROM scratch\nCOPY . /\n", **given)
+            assert node.tree(result) == {"dir": f"link {folder}", "leak": f"link {folder}/secret"}
+            for source in ("leak", "dir/secret", "dir/", "./leak"):
+                with pytest.raises(InvalidInput, match="not found"):
+                    node.build(f"FROM scratch\nCOPY {source} /x/\n", **given)
+            assert "sentinel-secret" not in "\n".join(node.told.lines())
+        for blob in node.content.walk():
+            assert b"sentinel-secret-bytes" not in node.content.read(blob.digest, limit=64 << 20)
+
+
 @pytest.mark.parametrize("kind", ["absolute", "relative", "folder"])
 def test_copy_never_writes_through_links_to_the_host(node: BuildNode, tmp_path: Path, kind: str) -> None:
     """BU-03, AR-15: links of the image are those of the image, whatever path they name."""
@@ -213,6 +233,29 @@ def test_hostile_mounts_reach_nothing_of_the_host(
                 node.build(text, files=files)
         else:
             node.build(text, files=files)
+        assert "sentinel-secret" not in node.told.output()
+
+
+def test_a_cache_folder_that_becomes_a_link_at_the_last_moment_is_not_followed(
+    node: BuildNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BU-04, CVE-2024-23651: a build that shares the cache puts a link where the checked folder was."""
+    check = mounts.inner_folder
+
+    def checked_then_swapped(folder: Path, path: str) -> str:
+        inner = check(folder, path)
+        (folder / inner).rmdir()
+        (folder / inner).symlink_to(tmp_path / "sentinel")
+        return inner
+
+    monkeypatch.setattr(mounts, "inner_folder", checked_then_swapped)
+    with _sentinel(tmp_path):
+        tmp_path.chmod(0o755)
+        with pytest.raises(InvalidInput, match="changed"):
+            node.build(
+                BASE
+                + "RUN --mount=type=cache,id=raced,source=out,target=/m cat /m/secret; touch /m/new; true\n"
+            )
         assert "sentinel-secret" not in node.told.output()
 
 
