@@ -29,6 +29,7 @@ from engine.build.log import LogBudget
 from engine.build.nameservers import host_nameservers
 from engine.build.ops.download import Downloader
 from engine.build.plan import BuildPlan, Planner
+from engine.build.remote import remote_context
 from engine.build.request import BuildRequest, BuildResult
 from engine.build.sandboxes import Sandboxes
 from engine.build.services import Pull, Services
@@ -209,7 +210,7 @@ class _Preparation:
         self.expander = Expander(self.dockerfile.parsed)
         self._plan()
         if context is None:
-            wanted = self.plan.needs_context and request.context is not None
+            wanted = self.plan.needs_context and (request.context is not None or bool(request.remote))
             context = self._open_context() if wanted else empty_context(self.workspace.folder("empty"))
         self.context = context
         self.extra_cache = _extra_cache(request, self.bases, self.services, self.report)
@@ -217,6 +218,10 @@ class _Preparation:
 
     def _open_context(self) -> BuildContext:
         path, request = self.request.context, self.request
+        if request.remote:
+            return remote_context(
+                request, self.services, self.workspace, self.clock, lambda text: self.report(Message(text))
+            )
         if path is None:
             return empty_context(self.workspace.folder("empty"))
         if path.is_dir():
@@ -266,6 +271,8 @@ class _Preparation:
 
 
 def _check_request(request: BuildRequest) -> None:
+    if request.remote and request.context is not None:
+        raise InvalidInput("a build has a context of its own or the one of an address, not both")
     if request.network_mode not in ("default", "none", "host"):
         raise InvalidInput(f"a build's network is default, none or host, not {request.network_mode[:60]!r}")
     for name, value in request.build_args.items():

@@ -26,13 +26,15 @@ class BuildLimits:
 class BuildRequest:
     """One build.
 
-    `context` is a folder, or a file with a tar (packed in any way) or a zip; None means there is none. `dockerfile` is the text
+    `context` is a folder, or a file with a tar (packed in any way) or a zip; None means there is none, or the one that the address
+    `remote` leads to. `dockerfile` is the text
     itself; without it `dockerfile_path` inside the context is read. `secrets` are bytes by id, `ssh` host sockets
     by id. `no_cache_filter` names stages that are built anew, `cache_from` images whose layers may be used. `origin` is who
     asked; `may_be_privileged` lets RUN use the host's network or more rights, for who is allowed that.
     """
 
     context: Path | None = None
+    remote: str = ""
     dockerfile: str | bytes | None = None
     dockerfile_path: str = DEFAULT_DOCKERFILE
     tags: Sequence[str] = ()

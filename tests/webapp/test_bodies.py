@@ -261,6 +261,45 @@ async def test_a_build_form_is_taken_apart(node: Node, bob: User, spooled: objec
     assert spool.path_in(contract.context).read_bytes() == b"tar" * 1000
 
 
+async def test_a_build_is_asked_for_all_that_its_contract_knows(
+    node: Node, bob: User, spooled: object
+) -> None:
+    data = {
+        "remote": "https://example.com/team/app.git#main:web",
+        "no_cache_filter": ["tests"],
+        "cache_from": ["app:1"],
+        "extra_hosts": ["db:10.0.0.7"],
+        "memory_bytes": 1 << 30,
+        "pids_limit": 100,
+        "disk_bytes": 1 << 33,
+        "squash": True,
+    }
+    answer = await call(bob, "POST", "/builds/", json=data)
+    assert answer.status_code == 202, answer.text
+    _, _, contract = RecordingSender.sent[0]
+    assert isinstance(contract, BuildRun)
+    assert {name: getattr(contract, name) for name in data} == data
+
+
+@pytest.mark.parametrize(
+    "remote",
+    [
+        "http://bob:secret@example.com/a.git",
+        "git@example.com:a/b.git",
+        "file:///etc",
+        "ext::sh",
+        "https://a b",
+        "--upload-pack=x",
+    ],
+)
+async def test_an_address_of_a_context_is_plain(node: Node, bob: User, spooled: object, remote: str) -> None:
+    """BU-07, BU-10: no credentials in what is shown and kept, no protocol but two."""
+    answer = await call(bob, "POST", "/builds/", json={"remote": remote})
+    assert answer.status_code == 400, answer.text
+    assert "secret@" not in answer.text
+    assert not await Operation.objects.aexists()
+
+
 async def test_a_build_without_a_length_is_parsed_too(node: Node, bob: User, spooled: object) -> None:
     body = b'--B\r\nContent-Disposition: form-data; name="dockerfile"\r\n\r\nFROM scratch\r\n--B--\r\n'
 
@@ -285,6 +324,11 @@ async def test_a_build_without_a_length_is_parsed_too(node: Node, bob: User, spo
         {"dockerfile": "FROM a", "build_args": '["x"]'},
         {"dockerfile": "FROM a", "nonsense": "1"},
         {"dockerfile": "FROM a", "no_cache": "perhaps"},
+        {"dockerfile": "FROM a", "pids_limit": "-1"},
+        {"dockerfile": "FROM a", "memory_bytes": "1e9"},
+        {"dockerfile": "FROM a", "cache_from": "[1]"},
+        {"dockerfile": "FROM a", "squash": "perhaps"},
+        {"dockerfile": "FROM a", "remote": "https://example.com/app.git"},
     ],
 )
 async def test_bad_builds_are_refused_and_leave_nothing(

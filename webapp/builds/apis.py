@@ -27,8 +27,12 @@ from webapp.operations.models import Operation
 from workers.contracts.values import ContractError, loads
 
 FIELDS = frozenset(
-    {"dockerfile", "context", "tags", "build_args", "target", "no_cache", "dockerfile_path", "secrets", "labels", "platform", "pull", "network_mode", "node"}
+    {"dockerfile", "context", "remote", "tags", "build_args", "target", "no_cache", "dockerfile_path", "secrets", "labels", "platform", "pull", "network_mode", "node"}
 )  # fmt: skip
+LISTS = ("no_cache_filter", "cache_from", "extra_hosts")
+NUMBERS = ("memory_bytes", "pids_limit", "shm_size_bytes", "disk_bytes")
+MORE = frozenset({*LISTS, *NUMBERS, "squash"})
+_LARGEST = 2**53
 
 
 class BuildForm(Strict):
@@ -36,6 +40,10 @@ class BuildForm(Strict):
 
     dockerfile = serializers.CharField(required=False, help_text="the Dockerfile, as text or as a file")
     context = serializers.FileField(required=False, help_text="tar, tar.gz, tar.zst or zip")
+    remote = serializers.CharField(
+        required=False,
+        help_text="instead of a context: address of a git repository, an archive or a Dockerfile",
+    )
     tags = serializers.ListField(child=serializers.CharField(), required=False)
     build_args = serializers.JSONField(required=False, help_text='{"NAME": "value"}')
     target = serializers.CharField(required=False)
@@ -47,6 +55,20 @@ class BuildForm(Strict):
     pull = serializers.BooleanField(required=False, help_text="look for newer base images")
     network_mode = serializers.CharField(required=False)
     node = serializers.CharField(required=False)
+    no_cache_filter = serializers.ListField(
+        child=serializers.CharField(), required=False, help_text="stages that are built anew"
+    )
+    cache_from = serializers.ListField(
+        child=serializers.CharField(), required=False, help_text="images whose layers may be used"
+    )
+    extra_hosts = serializers.ListField(
+        child=serializers.CharField(), required=False, help_text="name:address"
+    )
+    memory_bytes = serializers.IntegerField(required=False, help_text="of one step")
+    pids_limit = serializers.IntegerField(required=False, help_text="of one step")
+    shm_size_bytes = serializers.IntegerField(required=False, help_text="of one step")
+    disk_bytes = serializers.IntegerField(required=False, help_text="of context and layers together")
+    squash = serializers.BooleanField(required=False, help_text="one layer of all that is built")
 
 
 class BuildsView(WharfingerView):
@@ -85,7 +107,7 @@ class BuildsView(WharfingerView):
 
 def read_wish(data: Any, node_name: str = "") -> tuple[services.BuildWish, Any]:
     """Return what a form (or JSON) asks to build, and the node; an uploaded context is taken from the spool."""
-    if unknown := sorted(set(data) - FIELDS):
+    if unknown := sorted(set(data) - FIELDS - MORE):
         raise Invalid(f"unknown field {unknown[0][:60]!r}", fields={unknown[0][:60]: ["unknown field"]})
     context = data.get("context")
     if context not in (None, "") and not isinstance(context, SpooledFile):
@@ -94,7 +116,8 @@ def read_wish(data: Any, node_name: str = "") -> tuple[services.BuildWish, Any]:
     wish = services.BuildWish(
         dockerfile=_dockerfile(data.get("dockerfile")),
         dockerfile_path=str(data.get("dockerfile_path") or "Dockerfile"),
-        tags=_tags(data),
+        remote=str(data.get("remote") or "").strip(),
+        tags=_texts(data, "tags"),
         build_args=_object(data, "build_args"),
         target=str(data.get("target") or ""),
         platform=str(data.get("platform") or ""),
@@ -105,6 +128,7 @@ def read_wish(data: Any, node_name: str = "") -> tuple[services.BuildWish, Any]:
         secrets={name: str(text).encode() for name, text in _object(data, "secrets").items()},
         context=context.spool_id if isinstance(context, SpooledFile) else "",
         context_size_bytes=context.size or 0 if isinstance(context, SpooledFile) else 0,
+        more=_more(data),
     )
     services.check(wish)
     if isinstance(context, SpooledFile):
@@ -124,14 +148,31 @@ def _dockerfile(value: Any) -> str:
     return str(value or "")
 
 
-def _tags(data: Any) -> list[str]:
-    values = data.getlist("tags") if hasattr(data, "getlist") else data.get("tags") or []
+def _more(data: Any) -> dict[str, Any]:
+    """Return the fields of the contract that are passed on as they are, those alone that were given."""
+    found: dict[str, Any] = {name: _texts(data, name) for name in LISTS}
+    found |= {name: _number(data, name) for name in NUMBERS}
+    found["squash"] = _flag(data, "squash")
+    return {name: value for name, value in found.items() if value}
+
+
+def _number(data: Any, name: str) -> int:
+    value = data.get(name)
+    if value in (None, ""):
+        return 0
+    if isinstance(value, bool) or not str(value).isdigit() or int(value) > _LARGEST:
+        raise Invalid(f"{name} must be a number", fields={name: ["not a number"]})
+    return int(value)
+
+
+def _texts(data: Any, name: str) -> list[str]:
+    values = data.getlist(name) if hasattr(data, "getlist") else data.get(name) or []
     if isinstance(values, str):
         values = [values]
     if len(values) == 1 and str(values[0]).startswith("["):
-        values = _parse("tags", str(values[0]))
+        values = _parse(name, str(values[0]))
     if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
-        raise Invalid("tags must be names", fields={"tags": ["wrong type"]})
+        raise Invalid(f"{name} must be texts", fields={name: ["wrong type"]})
     return [item.strip() for item in values if item.strip()]
 
 

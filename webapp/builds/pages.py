@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
@@ -69,6 +70,7 @@ def _first(request: HttpRequest) -> dict[str, Any]:
                 f"{name}={value}" for name, value in build.build_args.items() if value != selectors.MASK
             ),
             "target": build.target,
+            "remote": build.operation.payload.get("remote", ""),
             "no_cache": build.no_cache,
             "had_context": build.context_size_bytes,
             "like": build,
@@ -103,13 +105,13 @@ def wish_of(request: HttpRequest) -> BuildWish:
     if context is not None and not context.size:
         context = None
     dockerfile = form.get("dockerfile", "").replace("\r\n", "\n")
+    brings_one = context is not None or bool(form.get("remote", "").strip())
     return BuildWish(
-        dockerfile=""
-        if context is not None and (not dockerfile.strip() or dockerfile == START)
-        else dockerfile,
+        dockerfile="" if brings_one and (not dockerfile.strip() or dockerfile == START) else dockerfile,
         dockerfile_path=form.get("dockerfile_path", "").strip() or "Dockerfile",
         context=context.take() if context is not None else "",
         context_size_bytes=context.size or 0 if context is not None else 0,
+        remote=form.get("remote", "").strip(),
         tags=form.get("tags", "").replace(",", " ").split(),
         build_args=_pairs(form.get("build_args", "")),
         target=form.get("target", "").strip(),
@@ -159,7 +161,7 @@ def build(request: HttpRequest, ref: str) -> HttpResponse:
         else None,
         "before": _before(build),
         "can_repeat": build.operation.is_final
-        and bool(build.dockerfile)
+        and bool(build.dockerfile or build.operation.payload.get("remote"))
         and not build.operation.payload.get("context"),
         "call_form": _call(build),
         "call_docker": _docker(build),
@@ -200,6 +202,7 @@ def _call(build: Build) -> str:
     parts = [f"-F tags={tag}" for tag in build.tags]
     parts += [f"-F dockerfile=@{build.dockerfile_path}"] if build.dockerfile else []
     parts += ["-F context=@context.tar.gz"] if build.context_size_bytes else []
+    parts += [f"-F remote={shlex.quote(remote)}"] if (remote := build.operation.payload.get("remote")) else []
     parts += [f"-F target={build.target}"] if build.target else []
     parts += ["-F no_cache=true"] if build.no_cache else []
     return " ".join(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,18 +27,20 @@ from workers.contracts.images import RegistryAccess
 
 MAX_DOCKERFILE_BYTES = 1024 * 1024
 MAX_TAGS = 50
+_ADDRESS = re.compile(r"https?://[^\s\x00-\x1f]{1,2000}\Z")
 
 
 @dataclass(frozen=True)
 class BuildWish:
     """What to build. `context` is a spooled archive's id (empty: no files), `dockerfile` its text (empty: in the context).
 
-    `secrets` maps an id to its bytes; `more` are further fields of the contract that only the Docker API knows.
+    `remote` is an address to take the files from instead. `secrets` maps an id to its bytes; `more` are further fields of the contract.
     """
 
     dockerfile: str = ""
     dockerfile_path: str = "Dockerfile"
     context: str = ""
+    remote: str = ""
     context_size_bytes: int = 0
     tags: list[str] = field(default_factory=list)
     build_args: dict[str, str | None] = field(default_factory=dict)
@@ -94,6 +97,7 @@ def build_create(
 def _contract(wish: BuildWish, tags: list[Name], rights: list[str], access: list[RegistryAccess]) -> BuildRun:
     return BuildRun(
         context=wish.context,
+        remote=wish.remote,
         dockerfile=wish.dockerfile,
         dockerfile_path=wish.dockerfile_path,
         tags=[str(tag) for tag in tags],
@@ -113,11 +117,25 @@ def _contract(wish: BuildWish, tags: list[Name], rights: list[str], access: list
 
 def check(wish: BuildWish) -> list[Name]:
     """Return the parsed names of a wish that can be built, else raise `Invalid`."""
-    if not wish.dockerfile.strip() and not wish.context:
+    if wish.remote and wish.context:
+        raise Invalid("a context is uploaded or fetched, not both", fields={"remote": ["there is a context"]})
+    if wish.remote and not _ADDRESS.match(wish.remote):
+        raise Invalid(
+            "not an address of a context",
+            fields={"remote": ["not an address"]},
+            hint="an https address of a git repository (ending in .git), of an archive or of a Dockerfile",
+        )
+    if wish.remote and "@" in wish.remote.split("/")[2]:
+        raise Invalid(
+            "credentials do not belong into an address, which is shown and kept",
+            fields={"remote": ["has credentials"]},
+            hint="give a token as the secret GIT_AUTH_TOKEN",
+        )
+    if not wish.dockerfile.strip() and not wish.context and not wish.remote:
         raise Invalid(
             "there is nothing to build",
             fields={"dockerfile": ["missing"]},
-            hint="give a Dockerfile, or a context with one",
+            hint="give a Dockerfile, a context with one, or the address of one",
         )
     if len(wish.dockerfile.encode()) > MAX_DOCKERFILE_BYTES:
         raise Invalid("the Dockerfile is longer than 1 MiB", fields={"dockerfile": ["too long"]})
@@ -139,6 +157,7 @@ def _body(wish: BuildWish, tags: list[Name]) -> dict[str, Any]:
         "dockerfile": wish.dockerfile[:2000],
         "dockerfile_path": wish.dockerfile_path,
         "context_size_bytes": wish.context_size_bytes,
+        "remote": wish.remote,
         "build_args": wish.build_args,
         "target": wish.target,
         "no_cache": wish.no_cache,
@@ -149,11 +168,13 @@ def _body(wish: BuildWish, tags: list[Name]) -> dict[str, Any]:
 
 def build_again(actor: Actor, build: Build) -> tuple[Build, Operation]:
     """Build the same Dockerfile again; only a build without a context can be."""
-    if not build.dockerfile or build.operation.payload.get("context"):
+    remote = str(build.operation.payload.get("remote") or "")
+    if not (build.dockerfile or remote) or build.operation.payload.get("context"):
         raise Invalid("the context of this build is gone", hint="upload it again")
     wish = BuildWish(
         dockerfile=build.dockerfile,
         dockerfile_path=build.dockerfile_path,
+        remote=remote,
         tags=list(build.tags),
         build_args=dict(build.build_args),
         target=build.target,

@@ -13,7 +13,8 @@ from workers.contracts.images import RegistryAccess
 class BuildRun(Contract):
     """Build an image. Result: `{"image_id", "tags", "image": record | None, "steps": [...], "advice": [...]}`.
 
-    `context` is the id of a spooled archive (tar, tar.gz, tar.zst, zip ...) or empty; `dockerfile` is its text, or empty
+    `context` is the id of a spooled archive (tar, tar.gz, tar.zst, zip ...) or empty; `remote` an address to take it from;
+    `disk_bytes` bounds what context and layers take together. `dockerfile` is its text, or empty
     to take `dockerfile_path` from the context. `secrets` maps an id to base64. `rights` are the risky rights of who asks.
     """
 
@@ -22,6 +23,7 @@ class BuildRun(Contract):
     DEADLINE_S = 2 * 3600.0
 
     context: str = ""
+    remote: str = ""
     dockerfile: str = ""
     dockerfile_path: str = "Dockerfile"
     tags: list[str] = field(default_factory=list)
@@ -40,6 +42,8 @@ class BuildRun(Contract):
     memory_bytes: int = 0
     cpus: float = 0.0
     pids_limit: int = 0
+    disk_bytes: int = 0
+    squash: bool = False
     rights: list[str] = field(default_factory=list)
     secrets: dict[str, str] = field(default_factory=dict, metadata=SECRET)
     registries: list[RegistryAccess] = field(default_factory=list, metadata=SECRET)

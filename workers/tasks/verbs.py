@@ -213,6 +213,7 @@ def _build_request(p: c.BuildRun, context: Path | None) -> BuildRequest:
     privileged = {policy.PRIVILEGED, policy.HOST_NAMESPACES} <= set(p.rights)
     return BuildRequest(
         context=context,
+        remote=p.remote,
         dockerfile=p.dockerfile or None,
         dockerfile_path=p.dockerfile_path,
         tags=p.tags,
@@ -228,8 +229,9 @@ def _build_request(p: c.BuildRun, context: Path | None) -> BuildRequest:
         extra_hosts=p.extra_hosts,
         shm_size_bytes=p.shm_size_bytes,
         pull=p.pull,
+        squash=p.squash,
         may_be_privileged=privileged,
-        limits=BuildLimits(step=from_json(Resources, resources)),
+        limits=BuildLimits(disk_bytes=p.disk_bytes, step=from_json(Resources, resources)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import socket
 import subprocess
@@ -14,10 +15,10 @@ import pytest
 from engine.build.ops.gitrelay import Relay
 from engine.build.ops.gitrun import Git
 from engine.build.request import BuildLimits
-from engine.errors import Denied, InvalidInput, NotFound, Unavailable, Unsupported
+from engine.errors import Denied, DockerfileError, InvalidInput, NotFound, Unavailable, Unsupported
 from engine.linux.netlink import in_netns
 from engine.linux.userns import RangeAllocator, temporary_userns
-from tests.support.building import BuildNode, build_node
+from tests.support.building import BuildNode, build_node, make_context
 from tests.support.gitserver import GitServer, git_server
 
 pytestmark = pytest.mark.root
@@ -253,6 +254,61 @@ def test_nothing_of_a_repository_runs(node: BuildNode, server: GitServer) -> Non
     )
     assert node.text(node.build(_add(f"{server.url}/app.git")), "x/a") == "one"
     assert not Path("/tmp/pwned").exists()
+
+
+def test_a_repository_can_be_the_whole_context(node: BuildNode, server: GitServer) -> None:
+    files = {
+        "web/Dockerfile": "FROM scratch\nCOPY . /x/\n",
+        "web/a": "one",
+        "web/b": "no",
+        "web/.dockerignore": "b\n",
+        "top": "no",
+    }
+    server.commit("app", files)
+    result = node.build(remote=f"{server.url}/app.git#main:web")
+    assert [*node.tree(result, "x")] == ["x/.dockerignore", "x/Dockerfile", "x/a"]
+    given = node.build("FROM scratch\nCOPY top /\n", remote=f"{server.url}/app.git")
+    assert [*node.tree(given)] == ["top"]
+    for subdir in ("missing", "web/a", "../../etc/x"):
+        with pytest.raises(InvalidInput, match=r"is not a folder"):
+            node.build(remote=f"{server.url}/app.git#main:{subdir}")
+    with pytest.raises(Denied):
+        node.build(remote="http://127.0.0.1:1/app.git")
+    with pytest.raises(InvalidInput, match="not an address"):
+        node.build(remote="file:///etc")
+
+
+def test_an_archive_or_a_dockerfile_at_an_address_is_built(node: BuildNode, tmp_path: Path) -> None:
+    pages = {
+        "/c.tar": make_context({"Dockerfile": "FROM scratch\nCOPY a /\n", "a": "one"}),
+        "/c.tar.gz": gzip.compress(make_context({"Dockerfile": "FROM scratch\nCOPY a /\n", "a": "two"})),
+        "/Dockerfile": b"FROM busybox:test\nRUN echo three > /a\n",
+        "/page": b"\xff\x00 no Dockerfile",
+    }
+
+    class Pages(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(pages[self.path])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    site = http.server.ThreadingHTTPServer(("127.0.0.2", 0), Pages)
+    threading.Thread(target=site.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.2:{site.server_port}"
+    try:
+        found = [
+            node.text(node.build(remote=url + path), "a").strip()
+            for path in ("/c.tar", "/c.tar.gz", "/Dockerfile")
+        ]
+        assert found == ["one", "two", "three"]
+        with pytest.raises(DockerfileError):
+            node.build(remote=url + "/page")
+    finally:
+        site.shutdown()
+        site.server_close()
 
 
 def test_a_token_is_a_secret_and_nothing_else(node: BuildNode, server: GitServer) -> None:

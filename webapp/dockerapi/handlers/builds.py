@@ -23,8 +23,6 @@ _HUB = ("https://index.docker.io/v1/", "index.docker.io", "registry-1.docker.io"
 
 
 async def build(call: Call) -> None:
-    if call.text("remote"):
-        raise BadParameter("a remote context is not fetched by this engine: send the files")
     wish = _wish(call)
     credentials = []
     for host, auth in decode_auths(call.headers.get("x-registry-config", "")).items():
@@ -35,7 +33,8 @@ async def build(call: Call) -> None:
             else host.removeprefix("https://").removeprefix("http://").rstrip("/"),
         ):
             credentials.append(given)
-    wish["context"], wish["context_size_bytes"] = await call.spooled()
+    if not wish.get("remote"):
+        wish["context"], wish["context_size_bytes"] = await call.spooled()
     _, operation = await in_thread(
         services.build_create, call.actor, BuildWish(**wish), credentials=credentials
     )
@@ -56,7 +55,10 @@ def _wish(call: Call) -> dict[str, Any]:
         more["ulimits"] = resources_of({"Ulimits": limits}).get("ulimits", [])
     if call.number("shmsize"):
         more["shm_size_bytes"] = call.number("shmsize")
+    if call.truth("squash"):
+        more["squash"] = True
     wish: dict[str, Any] = {
+        "remote": call.text("remote") if call.text("remote") != "client-session" else "",
         "dockerfile_path": call.text("dockerfile") or "Dockerfile",
         "tags": call.texts("t"),
         "build_args": _json(call, "buildargs", dict),
@@ -70,8 +72,6 @@ def _wish(call: Call) -> dict[str, Any]:
         else call.text("networkmode"),
         "more": more,
     }
-    if call.truth("squash"):
-        raise BadParameter("squash is not supported by this engine")
     return {key: value for key, value in wish.items() if value}
 
 
