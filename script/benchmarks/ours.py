@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-IDLE_S = 60  # the server closes a connection that nobody uses after 75
+IDLE_S = 2.0
 ROOT = Path(__file__).resolve().parents[2]
 _CHUNK = 256 * 1024
 
@@ -56,11 +56,17 @@ class Rest:
         if chunked:
             headers["Transfer-Encoding"] = "chunked"
         if time.monotonic() - self._used > IDLE_S:
-            self._connection.close()  # the server has done so, or is about to; a request opens another
+            self._connection.close()  # the server lets go of idle ones; the next request makes a new one
+        try:
+            self._connection.request(
+                method, f"/api/v1{path}", body=data, headers=headers, encode_chunked=chunked
+            )
+            answer = self._connection.getresponse()
+            text = answer.read()
+        except (OSError, http.client.HTTPException):
+            self._connection.close()
+            raise
         self._used = time.monotonic()
-        self._connection.request(method, f"/api/v1{path}", body=data, headers=headers, encode_chunked=chunked)
-        answer = self._connection.getresponse()
-        text = answer.read()
         if answer.status >= 400:
             raise RuntimeError(f"{method} {path}: {answer.status} {text[:400]!r}")
         return json.loads(text) if "json" in answer.headers.get("Content-Type", "") else text

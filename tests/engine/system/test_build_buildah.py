@@ -53,6 +53,8 @@ CASES = {
     "shell forms": "CMD run it\nENTRYPOINT enter $HOME\n",
     "shell": 'SHELL ["/bin/sh", "-ec"]\nRUN echo $- > /s\n',
     "health": "HEALTHCHECK --interval=7s --timeout=3s --retries=4 CMD test -e /x\n",
+    "maintainer": "MAINTAINER alice <alice@example.com>\n",
+    "arguments in commands": 'ARG A=1\nENV B=2\nRUN A=3 B=4; echo $A$B > /v\nRUN ["sh", "-c", "echo $A$B > /w"]\n',
     "add archive": "ADD root.tar /unpacked/\nADD a.txt /plain\n",
     "stages": "RUN echo built > /out && chown alice /out\nFROM scratch\nCOPY --from=0 /out /etc/passwd /in/\n",
 }
@@ -62,6 +64,7 @@ CASES = {
 class Theirs:
     tree: dict[str, str]
     config: dict[str, Any]
+    author: str
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +111,7 @@ def _theirs(store: list[str], dockerfile: str, context: Path) -> Theirs:
     container = _run([*store, "from", "--pull-never", image])
     root = Path(_run([*store, "mount", container]))
     try:
-        return Theirs(describe(root), made["Docker"]["config"])
+        return Theirs(describe(root), made["Docker"]["config"], made["Docker"].get("author") or "")
     finally:
         _run([*store, "umount", container])
         _run([*store, "rm", container])
@@ -145,6 +148,7 @@ def test_the_image_is_the_same(node: BuildNode, store: list[str], tmp_path: Path
     theirs = _theirs(store, dockerfile, context)
     result = node.build(dockerfile, files=_files())
     ours = node.image(result).config.config.to_json()
+    assert node.image(result).config.author == theirs.author
     assert _without_sandbox(node.tree(result)) == _without_sandbox(theirs.tree)
     for key in _SAME:
         assert _plain(ours.get(key)) == _plain(theirs.config.get(key)), key
