@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -147,25 +150,48 @@ def test_suggestions_keep_the_case_and_stay_near() -> None:
     assert nearest("x" * 100_000, ["EXPOSE"]) == ""
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"FROM a\n" + b"RUN true\n" * 6_000_000,
-        "FROM a\n" + "RUN " + "x" * 5_000_000,
-        "".join(f"FROM scratch AS s{number}\n" for number in range(10_000)),
-        "FROM a\n" + "RUN x\n" * 20_000,
-        "FROM a\nRUN <<A" + " <<A" * 10_000,
-        "FROM a\n" + "\\\n" * 1_000_000,
-        "FROM a\nCMD " + "[" * 100_000,
-    ],
-    ids=["50 MB", "long line", "stages", "instructions", "heredocs", "continuations", "brackets"],
-)
-def test_hostile_dockerfiles_end_soon(text: str | bytes) -> None:
+HOSTILE = {
+    "50 MB": b"FROM a\n" + b"RUN true\n" * 6_000_000,
+    "long line": b"FROM a\n" + b"RUN " + b"x" * 5_000_000,
+    "stages": b"".join(b"FROM scratch AS s%d\n" % number for number in range(10_000)),
+    "instructions": b"FROM a\n" + b"RUN x\n" * 20_000,
+    "heredocs": b"FROM a\nRUN <<A" + b" <<A" * 10_000,
+    "continuations": b"FROM a\n" + b"\\\n" * 1_000_000,
+    "brackets": b"FROM a\nCMD " + b"[" * 100_000,
+}
+_MEASURED = """
+import contextlib, pathlib, re, sys
+from engine.build.instruction_parser import parse_dockerfile
+from engine.errors import DockerfileError
+
+def most():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+
+text = pathlib.Path(sys.argv[1]).read_bytes()
+pathlib.Path("/proc/self/clear_refs").write_text("5")
+before = most()
+with contextlib.suppress(DockerfileError):
+    parse_dockerfile(text)
+print(most() - before)
+"""
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_dockerfiles_end_soon(name: str) -> None:
     """BU-08: refused, or read as what it is, in two seconds."""
     began = time.thread_time()
     with contextlib.suppress(DockerfileError):
-        parse_dockerfile(text)
+        parse_dockerfile(HOSTILE[name])
     assert time.thread_time() - began < 2
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_dockerfiles_take_little_memory(name: str, tmp_path: Path) -> None:
+    """BU-08: in 128 MB."""
+    (tmp_path / "Dockerfile").write_bytes(HOSTILE[name])
+    argv = [sys.executable, "-c", _MEASURED, str(tmp_path / "Dockerfile")]
+    most_kb = int(subprocess.run(argv, cwd=Path.cwd(), capture_output=True, text=True, check=True).stdout)
+    assert most_kb < 128 * 1024
 
 
 @pytest.mark.parametrize(
