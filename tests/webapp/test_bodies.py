@@ -281,6 +281,48 @@ async def test_a_build_is_asked_for_all_that_its_contract_knows(
     assert {name: getattr(contract, name) for name in data} == data
 
 
+async def test_an_archive_can_be_the_whole_body_of_a_build(node: Node, bob: User, spooled: object) -> None:
+    query = "?tags=app:1&tags=app:2&no_cache=true&target=web&memory_bytes=5&cache_from=x:1"
+    answer = await call(
+        bob, "POST", f"/builds/{query}", content=b"tar" * 1000, headers={"Content-Type": "application/x-tar"}
+    )
+    assert answer.status_code == 202, answer.text
+    assert (answer.json()["build"]["tags"], answer.json()["build"]["context_size_bytes"]) == (
+        ["app:1", "app:2"],
+        3000,
+    )
+    _, _, contract = RecordingSender.sent[0]
+    assert isinstance(contract, BuildRun)
+    assert (contract.no_cache, contract.target, contract.memory_bytes, contract.cache_from) == (
+        True,
+        "web",
+        5,
+        ["x:1"],
+    )
+    assert spool.path_in(contract.context).read_bytes() == b"tar" * 1000
+    assert [path.name for path in in_spool()] == [contract.context]
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "media"),
+    [
+        ("?secrets={}", b"tar", "application/x-tar"),
+        ("?no_cache=perhaps", b"tar", "application/x-tar"),
+        ("?dockerfile_path=../x", b"tar", "application/x-tar"),
+        ("?tags=UPPER/x y", b"tar", "application/zip"),
+        ("?tags=a:1", b"", "application/x-tar"),
+        ("?tags=a:1", b'{"dockerfile": "FROM a"}', "application/json"),
+    ],
+)
+async def test_a_wrong_archive_leaves_nothing(
+    node: Node, bob: User, spooled: object, query: str, body: bytes, media: str
+) -> None:
+    answer = await call(bob, "POST", f"/builds/{query}", content=body, headers={"Content-Type": media})
+    assert answer.status_code == 400, answer.text
+    assert not in_spool()
+    assert not await Operation.objects.aexists()
+
+
 @pytest.mark.parametrize(
     "remote",
     [

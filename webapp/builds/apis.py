@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from django.http import HttpResponse
@@ -15,9 +16,10 @@ from webapp.accounts.permissions import Permission
 from webapp.api import docs, shapes
 from webapp.api.base import WharfingerView
 from webapp.api.docs import Strict, describe
-from webapp.api.parsers import StrictJSONParser
+from webapp.api.parsers import RawParser, StrictJSONParser
 from webapp.builds import selectors, services
 from webapp.builds.models import Build
+from webapp.core.asgi import take_body
 from webapp.core.errors import Invalid
 from webapp.core.flags import flag
 from webapp.core.uploads import SpooledFile
@@ -32,7 +34,17 @@ FIELDS = frozenset(
 LISTS = ("no_cache_filter", "cache_from", "extra_hosts")
 NUMBERS = ("memory_bytes", "pids_limit", "shm_size_bytes", "disk_bytes")
 MORE = frozenset({*LISTS, *NUMBERS, "squash"})
+_MANY = ("tags", *LISTS)
+QUERY = ("tags", "build_args", "target", "no_cache", "dockerfile_path", "labels", "platform", "pull", "network_mode", *LISTS, *NUMBERS, "squash")  # fmt: skip
+"""What may stand in the query beside an archive: no secrets, which would stand in logs."""
+FORMS = ("multipart/form-data", "application/json", "")
 _LARGEST = 2**53
+
+
+class ArchiveParser(RawParser):
+    """For a body that is the context: `application/x-tar`, `application/zip` and the like."""
+
+    media_type = "application/*"
 
 
 class BuildForm(Strict):
@@ -73,9 +85,9 @@ class BuildForm(Strict):
 
 class BuildsView(WharfingerView):
     permissions = {"GET": Permission.VIEW, "POST": Permission.OPERATE}
-    query = {"GET": ("status", "tag", "limit", "cursor")}
+    query = {"GET": ("status", "tag", "limit", "cursor"), "POST": QUERY}
     upload = True
-    parser_classes = (MultiPartParser, StrictJSONParser)
+    parser_classes = (MultiPartParser, StrictJSONParser, ArchiveParser)
 
     @describe("List builds", answer=docs.page_of(shapes.BUILD), query=("status", "tag", "limit", "cursor"))
     def get(self, request: Request) -> Response:
@@ -84,7 +96,8 @@ class BuildsView(WharfingerView):
         return self.listing(found, selectors.to_json, keys=("created_at", "operation_id"))
 
     @describe(
-        "Build an image",
+        "Build an image: a form, or the context's archive as the body and the rest in the query",
+        query=QUERY,
         body=BuildForm,
         body_media="multipart/form-data",
         answer=shapes.BUILD_DETAIL,
@@ -92,9 +105,25 @@ class BuildsView(WharfingerView):
         work=True,
     )
     def post(self, request: Request) -> HttpResponse:
-        wish, node = read_wish(request.data, request.query_params.get("node", ""))
+        if request.content_type.partition(";")[0] in FORMS:
+            if given := sorted(set(request.query_params) & set(QUERY)):
+                raise Invalid(f"{given[0]} belongs into the form", fields={given[0]: ["not in the query"]})
+            wish, node = read_wish(request.data, request.query_params.get("node", ""))
+        else:
+            wish, node = self._of_archive(request)
         build, operation = services.build_create(self.actor, wish, node=node)
         return self.accepted(operation, self.built, build=selectors.to_json(build))
+
+    def _of_archive(self, request: Request) -> tuple[services.BuildWish, Any]:
+        """Read a request whose body is the context: it is kept as it comes, without being taken apart."""
+        query = request.query_params
+        data = {
+            name: query.getlist(name) if name in _MANY else query[name] for name in QUERY if name in query
+        }
+        wish, node = read_wish(data, query.get("node", ""), with_context=False)
+        context = take_body(request._request)
+        size = request._request.wf_spool.size  # type: ignore[attr-defined]
+        return replace(wish, context=context, context_size_bytes=size), node
 
     def built(self, operation: Operation) -> tuple[int, Any]:
         return 201, selectors.detail_json(selectors.build_get(operation.id), self.actor)
@@ -105,8 +134,11 @@ class BuildsView(WharfingerView):
         return super().accepted(operation, done or self.built, **more)
 
 
-def read_wish(data: Any, node_name: str = "") -> tuple[services.BuildWish, Any]:
-    """Return what a form (or JSON) asks to build, and the node; an uploaded context is taken from the spool."""
+def read_wish(data: Any, node_name: str = "", *, with_context: bool = True) -> tuple[services.BuildWish, Any]:
+    """Return what a form (or JSON) asks to build, and the node; an uploaded context is taken from the spool.
+
+    Without `with_context` the context comes another way, and is looked for by nobody.
+    """
     if unknown := sorted(set(data) - FIELDS - MORE):
         raise Invalid(f"unknown field {unknown[0][:60]!r}", fields={unknown[0][:60]: ["unknown field"]})
     context = data.get("context")
@@ -130,7 +162,7 @@ def read_wish(data: Any, node_name: str = "") -> tuple[services.BuildWish, Any]:
         context_size_bytes=context.size or 0 if isinstance(context, SpooledFile) else 0,
         more=_more(data),
     )
-    services.check(wish)
+    services.check(wish if with_context else replace(wish, context="body"))
     if isinstance(context, SpooledFile):
         context.take()
     return wish, node
