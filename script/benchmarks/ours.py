@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import itertools
 import json
 import os
 import signal
@@ -14,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 IDLE_S = 2.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,20 +77,10 @@ class Rest:
             return self.send(iter(lambda: packing.stdout.read(_CHUNK), b""), tag, **fields)
 
     def send(self, archive: Iterator[bytes], tag: str, **fields: str) -> Any:
-        """Build an archive that comes in pieces, as `curl --form context=@-` sends it."""
-        boundary = "wharfingerbench"
-        head = b"".join(
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
-            for name, value in {"tags": tag, **fields}.items()
-        )
-        head += f'--{boundary}\r\nContent-Disposition: form-data; name="context"; filename="c.tar"\r\n\r\n'.encode()
-        parts = itertools.chain([head], archive, [f"\r\n--{boundary}--\r\n".encode()])
+        """Build an archive that comes in pieces, as `curl --data-binary @-` sends it."""
+        query = urlencode({"tags": tag, **fields, "wait": "600"})
         return self.call(
-            "POST",
-            "/builds/?wait=600",
-            raw=parts,
-            content_type=f"multipart/form-data; boundary={boundary}",
-            chunked=True,
+            "POST", f"/builds/?{query}", raw=archive, content_type="application/x-tar", chunked=True
         )
 
     def run(self, image: str, *command: str) -> Any:

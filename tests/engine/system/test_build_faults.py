@@ -396,7 +396,7 @@ from engine.build.request import BuildRequest
 from engine.config import EngineConfig
 from tests.support.building import open_node
 config = EngineConfig(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
-node = open_node(config)
+node = open_node(config, reachable=["127.0.0.2/32"])
 if len(sys.argv) > 6:
     module, _, path = sys.argv[6].partition(":")
     owner, name = getattr(importlib.import_module(module), path.split(".")[0]), path.split(".")[1]

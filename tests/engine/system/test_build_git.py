@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from engine.build.ops.gitrun import Git
 from engine.build.request import BuildLimits
 from engine.errors import Denied, DockerfileError, InvalidInput, NotFound, Unavailable, Unsupported
 from engine.linux.netlink import in_netns
+from engine.linux.process import wait_until
 from engine.linux.userns import RangeAllocator, temporary_userns
+from tests.engine.system import test_build_faults as faults
 from tests.support.building import BuildNode, build_node, make_context
 from tests.support.gitserver import GitServer, git_server
 
@@ -40,9 +43,16 @@ def server(tmp_path: Path) -> Iterator[GitServer]:
 def _nothing_is_left(node: BuildNode) -> Iterator[None]:
     yield
     assert node.leftovers() == []
-    assert b"/tmp/git" not in b"".join(
-        path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()
-    )
+    assert not [command for command in _commands() if b"/tmp/git" in command and b"127.0.0.2" in command]
+
+
+def _commands() -> list[bytes]:
+    """Return the command lines of all processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            found.append(path.read_bytes())
+    return found
 
 
 def _add(source: str, flags: str = "") -> str:
@@ -339,6 +349,29 @@ def test_a_server_that_never_answers_is_left_when_the_build_ends(node: BuildNode
             node.build(
                 _add(f"http://127.0.0.2:{silent.getsockname()[1]}/app.git"), limits=BuildLimits(time_s=1)
             )
+
+
+def test_git_ends_with_a_build_that_is_killed(node: BuildNode, tmp_path: Path) -> None:
+    """F-02: no process of it after five seconds, and nothing of it on the host."""
+    with socket.create_server(("127.0.0.2", 0)) as silent:
+        address = f"127.0.0.2:{silent.getsockname()[1]}"
+
+        def running() -> list[bytes]:
+            return [
+                command
+                for command in _commands()
+                if f"http://{address}/".encode() in command and b"ls-remote" in command
+            ]
+
+        child = faults._start(node, _add(f"http://{address}/app.git"), tmp_path)
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        assert running()
+        child.kill()
+        child.communicate()
+        assert wait_until(lambda: not running(), 5)
+        connection.close()
+    assert node.builder.sweep() == ["doomed"]
 
 
 def test_git_is_a_stranger_on_the_host(node: BuildNode, tmp_path: Path) -> None:
