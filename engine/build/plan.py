@@ -304,7 +304,7 @@ def _takes_of_context(instruction: ins.Instruction) -> bool:
     if isinstance(instruction, ins.Copy):
         return bool(instruction.sources) and not instruction.origin
     if isinstance(instruction, ins.Add):
-        return bool(instruction.sources)
+        return not all(source.startswith(("http://", "https://")) for source in instruction.sources)
     if isinstance(instruction, ins.Run):
         mounts = [parse_mount(text) for text in instruction.mounts]
         return any(mount.type is MountType.BIND and not mount.origin for mount in mounts)

@@ -77,11 +77,10 @@ def test_a_stage_may_be_called_like_an_image_and_like_an_earlier_stage() -> None
 
 
 def test_whether_the_context_is_needed_is_known() -> None:
-    assert not _plan(
-        "FROM a AS one\nFROM b\nCOPY --from=one /x /\nCOPY <<E /y\nE\nADD --link http://x.y/z /z\n".replace(
-            "ADD --link http://x.y/z /z\n", ""
-        )
-    ).needs_context
+    without = "FROM a AS one\nFROM b\nCOPY --from=one /x /\nCOPY <<E /y\nE\n"
+    assert not _plan(without + "ADD --link http://x.y/z https://x.y/z.git#a /z\n").needs_context
+    assert _plan(without + "ADD http://x.y/z near /z/\n").needs_context
+    assert _plan(without + "ARG A\nADD $A /z\n").needs_context
     assert _plan("FROM a\nCOPY x /\n").needs_context
     assert _plan("FROM a\nRUN --mount=target=/m true\n").needs_context
 
