@@ -8,8 +8,8 @@ git is a large program that reads what strangers wrote, so it gets ids of its ow
 configuration, no hooks, and a network namespace whose only way out is the `Relay`, which judges each address (BU-06). References and folders
 are checked before git sees them and stand behind `--` (BU-07). Credentials go through a file, not through arguments that others can list.
 
-Decisions: `http` and `https` only, in the protocol that has a server's program (a relay for ssh would need keys on the node); an `https`
-repository leads to `https` alone. Submodules are fetched, as BuildKit does it, over the same relay, unless the address says `?submodules=0`. Filters (LFS) do not run.
+Decisions: `http` and `https` only (ssh would need keys on the node, `git://` says nothing of who answers); an `https` repository leads to
+`https` alone. Submodules are fetched, as BuildKit does it, over the same relay, unless the address says `?submodules=0`. Filters (LFS) do not run.
 Sources: git(1), git-config(1), gitcredentials(7), git-check-ref-format(1).
 """
 

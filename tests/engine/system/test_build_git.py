@@ -8,8 +8,9 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,16 @@ def server(tmp_path: Path) -> Iterator[GitServer]:
 def _nothing_is_left(node: BuildNode) -> Iterator[None]:
     yield
     assert node.leftovers() == []
-    assert not [command for command in _commands() if b"/tmp/git" in command and b"127.0.0.2" in command]
+    assert not [place for place in _working_places() if place.startswith(str(node.config.data_root))]
+
+
+def _working_places() -> list[str]:
+    """Return where the processes of this machine work."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):  # it has ended
+            found.append(str(path.readlink()))
+    return found
 
 
 def _commands() -> list[bytes]:
@@ -223,6 +233,51 @@ def test_repositories_are_fetched_from_the_public_internet_alone(node: BuildNode
     assert reached == []
 
 
+def test_a_repository_of_plain_files_is_fetched_but_leads_nowhere_else(
+    node: BuildNode, server: GitServer, tmp_path: Path
+) -> None:
+    """BU-06: a server without git's program may name other servers for its objects (http-alternates); they are not asked."""
+    commit = server.commit("app", {"a": "one"})
+    bare = server.root / "app.git"
+    server.git(bare, "update-server-info")
+    with (
+        _files(server.root, "127.0.0.2") as (port, _),
+        _files(server.root, "127.0.0.1") as (inside, asked_inside),
+    ):
+        url = f"http://127.0.0.2:{port}/app.git"
+        assert node.text(node.build(_add(url)), "x/a") == "one"
+        (bare / "objects" / commit[:2] / commit[2:]).unlink()
+        (bare / "objects/info/http-alternates").write_text(f"http://127.0.0.1:{inside}/app.git/objects/\n")
+        with pytest.raises((Denied, Unavailable)):  # git itself does not follow them, in the versions that we know
+            node.build(_add(url), no_cache=True)
+    assert asked_inside == []
+
+
+@contextmanager
+def _files(folder: Path, address: str) -> Iterator[tuple[int, list[str]]]:
+    """Serve a folder as it is; give the port and what was asked for."""
+    asked: list[str] = []
+
+    class Files(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(folder))
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            super().do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    served = http.server.ThreadingHTTPServer((address, 0), Files)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    try:
+        yield served.server_port, asked
+    finally:
+        served.shutdown()
+        served.server_close()
+
+
 def test_a_redirect_to_another_path_is_followed(node: BuildNode, server: GitServer) -> None:
     server.commit("app", {"a": "one"})
     server.redirects["/old.git/info/refs"] = f"{server.url}/app.git/info/refs"
@@ -243,6 +298,11 @@ def test_a_submodule_comes_too_and_its_address_is_judged(node: BuildNode, server
     server.git(work, "config", "-f", ".gitmodules", "submodule.sub.url", "http://127.0.0.1:1/part.git")
     server.commit("app", {}, message="three")
     with pytest.raises(Denied):
+        node.build(_add(url))
+    server.git(work, "config", "-f", ".gitmodules", "submodule.sub.url", f"{server.url}/part.git")
+    server.git(work, "config", "-f", ".gitmodules", "submodule.sub.update", "!touch /tmp/pwned")
+    server.commit("app", {}, message="command")
+    with pytest.raises(Unavailable):
         node.build(_add(url))
     for hostile in ("file:///etc", "ext::sh -c touch% /tmp/pwned", "--upload-pack=touch /tmp/pwned"):
         server.git(work, "config", "-f", ".gitmodules", "submodule.sub.url", hostile)
