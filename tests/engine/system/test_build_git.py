@@ -248,7 +248,9 @@ def test_a_repository_of_plain_files_is_fetched_but_leads_nowhere_else(
         assert node.text(node.build(_add(url)), "x/a") == "one"
         (bare / "objects" / commit[:2] / commit[2:]).unlink()
         (bare / "objects/info/http-alternates").write_text(f"http://127.0.0.1:{inside}/app.git/objects/\n")
-        with pytest.raises((Denied, Unavailable)):  # git itself does not follow them, in the versions that we know
+        with pytest.raises(
+            (Denied, Unavailable)
+        ):  # git itself does not follow them, in the versions that we know
             node.build(_add(url), no_cache=True)
     assert asked_inside == []
 
