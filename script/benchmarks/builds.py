@@ -72,9 +72,16 @@ def commit(ring: Ring) -> list[Contest]:
     """A small change of a running container on the Debian image."""
     command = ["sh", "-c", "echo x > /small; sleep 3600"]
     made = ring.engine.create(spec=ContainerSpec(image=BASE, command=command))
-    ring.engine.start(container=made.id)
+    try:
+        ring.engine.start(container=made.id)
+        return [_commits(ring, made.id, command)]
+    finally:
+        ring.engine.remove(container=made.id, force=True)
+
+
+def _commits(ring: Ring, container: str, command: list[str]) -> Contest:
     contestants: dict[str, Any] = {
-        "engine": lambda: ring.engine.commit(container=made.id, reference="bench-commit:1"),
+        "engine": lambda: ring.engine.commit(container=container, reference="bench-commit:1"),
     }
     for name in ("docker", "podman"):
         if (peer := ring.peer(name)) is not None:
@@ -82,12 +89,11 @@ def commit(ring: Ring) -> list[Contest]:
                 peer.run("run", "-d", "--name", "bench-commit", BASE, *command)
                 contestants[name] = lambda peer=peer: peer.run("commit", "bench-commit", "bench-commit:1")
     contest = race(Contest("commit of a small change", "40 ms engine"), contestants, rounds=ring.rounds)
-    ring.engine.remove(container=made.id, force=True)
     for name in ("docker", "podman"):
         if (peer := ring.peer(name)) is not None:
             with suppress(RuntimeError):
                 peer.run("rm", "-f", "bench-commit")
-    return [contest]
+    return contest
 
 
 def memory(ring: Ring) -> list[Contest]:
