@@ -199,7 +199,8 @@ def check_sum(block: bytes, entry: str) -> None:
     """Check the header's sum. Bytes are summed as unsigned; very old tars that summed them signed are refused."""
     field = block[148:156]
     stored = number(field, "checksum", entry)
-    if sum_of(block) - sum(field) + 256 != stored:
+    total = sum_of(block)
+    if total - sum(field) + 256 != stored:
         raise BadArchive(
             "the header's checksum is wrong: this is not a tar archive, or it is damaged", entry=entry
         )
