@@ -15,7 +15,6 @@ import pytest
 from engine.digest import digest_bytes
 from engine.images.archive import export_root, import_root, load, save
 from engine.images.check import check
-
 from engine.layers.compression import Compression, compressor, open_any
 from engine.oci import ContainerConfig
 from engine.reference import parse_reference
