@@ -7,7 +7,8 @@ they mount file systems. A process that dies is started again, with a pause that
 are no children of ours: they go on when all of this stops.
 
 The listening sockets (TCP and `docker.sock`) are made here and handed to web as open descriptors, so web needs no
-right to bind low ports, and a restart of web refuses no connection.
+right to bind low ports, and a restart of web refuses no connection. So are the certificate and the key of TLS, which often
+only root can read: web gets copies in memory, and no other process does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import pwd
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -172,10 +174,12 @@ def redis_process(home: Home) -> Process:
     )
 
 
-def processes(home: Home, node: str, sockets: list[socket.socket]) -> list[Process]:
+def processes(home: Home, node: str, sockets: list[socket.socket], tls: Tls) -> list[Process]:
     """Return what runs after redis, in the order of starting."""
     descriptors = tuple(item.fileno() for item in sockets)
     listening = {"WHARFINGER_LISTEN_FD": str(descriptors[0]), "WHARFINGER_DOCKER_FD": str(descriptors[1])}
+    listening |= {name: f"/proc/self/fd/{number}" for name, number in tls.files.items()}
+    descriptors += tuple(tls.files.values())
     threads = 4 * (os.cpu_count() or 1)
     return [
         Process("agent", python("-m", "workers.agent"), as_root=True),
@@ -184,6 +188,53 @@ def processes(home: Home, node: str, sockets: list[socket.socket]) -> list[Proce
         Process("relay", python("manage.py", "relay")),
         Process("web", python("-m", "webapp.server"), descriptors=descriptors, environment=listening),
     ]
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Whether the TCP port speaks TLS; `files` are copies in memory of what web has to read, by their variable."""
+
+    on: bool = False
+    files: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.on else "http"
+
+
+def tls_of(arguments: argparse.Namespace) -> Tls:
+    """Return what the arguments ask for; stops with the reason where it cannot be."""
+    given = {
+        "WHARFINGER_TLS_CERT": arguments.tls_cert,
+        "WHARFINGER_TLS_KEY": arguments.tls_key,
+        "WHARFINGER_TLS_CLIENT_CA": arguments.tls_client_ca,
+    }
+    if bool(arguments.tls_cert) != bool(arguments.tls_key):
+        fail("--tls-cert and --tls-key belong together")
+    if not (arguments.tls or arguments.tls_cert):
+        if arguments.tls_client_ca:
+            fail("--tls-client-ca means something only with --tls, or with --tls-cert and --tls-key")
+        return Tls()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        if arguments.tls_cert:
+            context.load_cert_chain(arguments.tls_cert, arguments.tls_key, password=lambda: "")
+        if arguments.tls_client_ca:
+            context.load_verify_locations(arguments.tls_client_ca)
+        files = {name: in_memory(Path(path)) for name, path in given.items() if path}
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        fail(
+            f"TLS cannot be used: {error}; certificate and key are PEM files that fit, the key has no password"
+        )
+    return Tls(on=True, files=files)
+
+
+def in_memory(path: Path) -> int:
+    """Return a descriptor of a copy of a file, for a process that may not read the file itself."""
+    descriptor = os.memfd_create(path.name[:200], os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(descriptor), "wb") as copy:
+        copy.write(path.read_bytes())
+    return descriptor
 
 
 def worker(queue: str, threads: int) -> list[str]:
@@ -312,8 +363,11 @@ def listen(host: str, port: int, home: Home) -> list[socket.socket]:
     return [tcp, local]
 
 
-async def serve(home: Home, host: str, port: int, node: str) -> None:
+async def serve(home: Home, host: str, port: int, node: str, tls: Tls) -> None:
     values = environment(home, host, port)
+    values.pop("WHARFINGER_TLS", None)
+    if tls.on:
+        values["WHARFINGER_TLS"] = "1"
     sockets = listen(host, port, home)
     supervisor = Supervisor(home, values)
     loop = asyncio.get_running_loop()
@@ -325,10 +379,10 @@ async def serve(home: Home, host: str, port: int, node: str) -> None:
         await until(home.redis_socket.exists, "redis did not start", supervisor)
     make_node_key(home, node, values)
     await asyncio.to_thread(one_shot, home, values, "prepare")
-    for process in processes(home, node, sockets):
+    for process in processes(home, node, sockets, tls):
         supervisor.watch(process)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-    await until(lambda: answers(host, port), "the web process did not answer", supervisor, timeout_s=60)
+    address = f"{tls.scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
+    await until(lambda: answers(host, port, tls), "the web process did not answer", supervisor, timeout_s=60)
     if not supervisor.stopping:
         say(f"Wharfinger is at {address}")
         say("ready")
@@ -347,11 +401,16 @@ async def until(condition, problem: str, supervisor: Supervisor, timeout_s: floa
         await asyncio.sleep(0.05)
 
 
-def answers(host: str, port: int) -> bool:
+def answers(host: str, port: int, tls: Tls) -> bool:
+    """Tell whether web answers. Its certificate need not be for the address that we ask at: nothing is told to it."""
     target = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+    )
     try:
-        return opener.open(f"http://{target}:{port}/healthz", timeout=2).status == 200
+        return opener.open(f"{tls.scheme}://{target}:{port}/healthz", timeout=2).status == 200
     except (urllib.error.URLError, OSError):
         return False
 
@@ -386,7 +445,22 @@ def main() -> None:
     parser.add_argument(
         "--host", default=os.environ.get("WHARFINGER_HOST", "127.0.0.1"), help="address to listen on"
     )
+    tls = parser.add_argument_group("TLS", "each also as WHARFINGER_TLS, WHARFINGER_TLS_CERT and so on")
+    for name, about in (
+        ("cert", "certificate of this server, with those of its authorities (PEM)"),
+        ("key", "its key (PEM, without a password)"),
+        ("client-ca", "authority (PEM) whose client certificates people may register, besides our own"),
+    ):
+        variable = f"WHARFINGER_TLS_{name.upper().replace('-', '_')}"
+        tls.add_argument(f"--tls-{name}", metavar="FILE", default=os.environ.get(variable, ""), help=about)
+    tls.add_argument(
+        "--tls",
+        action="store_true",
+        default=bool(os.environ.get("WHARFINGER_TLS")),
+        help="speak TLS; without --tls-cert the certificate is signed by an authority of our own",
+    )
     arguments = parser.parse_args()
+    spoken = tls_of(arguments)
     home = Home(home_path())
     home.make()
     lock = os.open(home.path / "server.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -394,7 +468,8 @@ def main() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         fail(f"another server already runs on {home.path}")
-    asyncio.run(serve(home, arguments.host, arguments.port, os.environ.get("WHARFINGER_NODE", "local")))
+    node = os.environ.get("WHARFINGER_NODE", "local")
+    asyncio.run(serve(home, arguments.host, arguments.port, node, spoken))
 
 
 def home_path() -> Path:

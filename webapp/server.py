@@ -1,7 +1,8 @@
 """`python -m webapp.server`: uvicorn with our protocol class, on a TCP port and on the docker socket.
 
 The listening sockets come as descriptors from the supervisor (`WHARFINGER_LISTEN_FD`, `WHARFINGER_DOCKER_FD`), or are opened
-here (`WHARFINGER_HOST`, `WHARFINGER_PORT`; no docker socket then).
+here (`WHARFINGER_HOST`, `WHARFINGER_PORT`; no docker socket then). With `WHARFINGER_TLS` the TCP port speaks TLS: with the
+certificate in `WHARFINGER_TLS_CERT` and its `WHARFINGER_TLS_KEY`, or with one of our own authority.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import ssl
+from pathlib import Path
+from typing import Any
 
 import uvicorn
 
-from webapp.dockerapi.protocol import DockerProtocol
+from webapp.core import tls
+from webapp.dockerapi.protocol import DockerProtocol, over_tls
 
 FRAME_BYTES = 1024 * 1024  # a larger websocket message closes the connection
 GRACE_S = 8  # open streams are cut after so long
@@ -20,9 +25,10 @@ GRACE_S = 8  # open streams are cut after so long
 
 def config() -> uvicorn.Config:
     """Return uvicorn's configuration. Headers of proxies are judged by us, not by uvicorn."""
+    http: Any = over_tls(context) if (context := tls_context()) else DockerProtocol
     return uvicorn.Config(
         "webapp.asgi:application",
-        http=DockerProtocol,
+        http=http,
         ws="websockets-sansio",
         ws_max_size=FRAME_BYTES,
         ws_per_message_deflate=False,
@@ -37,6 +43,28 @@ def config() -> uvicorn.Config:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE_S,
     )
+
+
+def tls_context() -> ssl.SSLContext | None:
+    """Return how the TCP port speaks TLS, None where it does not; writes down what clients must believe, for docker-config."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings.server")
+    from django.conf import settings
+
+    from webapp.accounts.certificates import Authority, own_server_names
+
+    believed = settings.TLS_BELIEVED
+    if not settings.HAS_TLS:
+        believed.unlink(missing_ok=True)
+        return None
+    authority = Authority(settings.KEYS)
+    if given := os.environ.get("WHARFINGER_TLS_CERT"):
+        certificate, key = Path(given), Path(os.environ.get("WHARFINGER_TLS_KEY") or given)
+        believed.write_bytes(certificate.read_bytes())
+    else:
+        certificate = key = authority.server(own_server_names())
+        believed.write_text(authority.pem)
+    other = os.environ.get("WHARFINGER_TLS_CLIENT_CA")
+    return tls.server_context(certificate, key, authority.pem + (Path(other).read_text() if other else ""))
 
 
 def sockets() -> list[socket.socket]:

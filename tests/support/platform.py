@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -35,10 +36,12 @@ class Answer:
 
 
 class Platform:
-    """A running server. `token` is an admin's."""
+    """A running server. `token` is an admin's; `arguments` are more of those that script/server takes."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *arguments: str) -> None:
         self.home = home
+        self.arguments = arguments
+        self.scheme = "https" if any(argument.startswith("--tls") for argument in arguments) else "http"
         self.config = EngineConfig.from_home(home)
         self.log_path = home.parent / "server.log"
         self.port = free_port()
@@ -47,7 +50,7 @@ class Platform:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -63,6 +66,7 @@ class Platform:
         """Start all processes and wait for `ready`."""
         (self.home.parent / "binds").mkdir(exist_ok=True)
         argv = [str(ROOT / ".venv/bin/python"), str(ROOT / "script/serve.py"), "--port", str(self.port)]
+        argv += self.arguments
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 argv, env=self.environment, stdout=log, stderr=log, start_new_session=True, cwd=ROOT
@@ -236,10 +240,10 @@ def busybox_context(folder: Path, *, commands: str = "") -> Path:
 
 
 @contextlib.contextmanager
-def running_platform(folder: Path) -> Iterator[Platform]:
+def running_platform(folder: Path, *arguments: str) -> Iterator[Platform]:
     """Give a running platform; afterwards its containers, mounts and folders are gone."""
     home = folder / "home"
-    platform = Platform(home)
+    platform = Platform(home, *arguments)
     try:
         platform.start()
         yield platform
@@ -264,7 +268,17 @@ def _dismantle(config: EngineConfig) -> None:
     shutil.rmtree(config.run_root, ignore_errors=True)
 
 
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def _unverified() -> ssl.SSLContext:
+    context = (
+        ssl.create_default_context()
+    )  # this helper asks loopback; what verifies is tested with real clients
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+_opener = urllib.request.build_opener(
+    urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_unverified())
+)
 
 
 def _parsed(data: bytes, headers: Any) -> Any:

@@ -97,6 +97,10 @@ class TokenWish(Strict):
     scope = serializers.ChoiceField(choices=Scope.choices, required=False, default=Scope.OPERATE)
     expires_at = serializers.DateTimeField(required=False, allow_null=True)
     user = serializers.CharField(required=False, help_text="an admin may make tokens for others")
+    certificate = serializers.CharField(
+        required=False,
+        help_text="a TLS client certificate (PEM) of an authority that this server believes; it is the token then, without a secret",
+    )
 
 
 class TokensView(WharfingerView):
@@ -115,9 +119,9 @@ class TokensView(WharfingerView):
         return self.listing(selectors.token_list(user), selectors.token_json)
 
     @describe(
-        "Make a token; `secret` is shown this once",
+        "Make a token; `secret` is shown this once (null where a certificate is registered)",
         body=TokenWish,
-        answer=docs.shape(**shapes.TOKEN["properties"], secret=docs.TEXT),
+        answer=docs.shape(**shapes.TOKEN["properties"], secret=shapes.MAYBE_TEXT),
         status=201,
     )
     def post(self, request: Request) -> Response:
@@ -126,7 +130,11 @@ class TokensView(WharfingerView):
         user = selectors.user_get(name) if name and self.actor.is_admin else None
         if name and user is None and name != self.actor.name:
             user = selectors.user_get(name)  # the service refuses, and writes it down
-        token, secret = services.token_create(self.actor, user=user, **wanted)
+        secret = None
+        if pem := wanted.pop("certificate", ""):
+            token = services.certificate_register(self.actor, user=user, pem=pem, **wanted)
+        else:
+            token, secret = services.token_create(self.actor, user=user, **wanted)
         return Response({**selectors.token_json(token), "secret": secret}, status=201)
 
 

@@ -19,7 +19,7 @@ from django.db import OperationalError, transaction
 from django.utils import timezone
 
 from webapp.accounts.actor import NOBODY, Actor
-from webapp.accounts.models import Token, User
+from webapp.accounts.models import Token, TokenKind, User
 from webapp.audit.models import Face
 from webapp.core.errors import NotSignedIn
 
@@ -43,11 +43,30 @@ def bearer_secret(header: str) -> str | None:
 
 def actor_of_token(secret: str, *, face: str, address: str) -> Actor:
     """Return who holds this token, else raise `NotSignedIn` (the same words for unknown, expired and revoked)."""
-    token = Token.objects.select_related("user").filter(digest=digest_of(secret)).first()
-    if token is None or not token.is_valid or not token.user.is_active:
+    actor = _holder(TokenKind.SECRET, digest_of(secret), face=face, address=address)
+    if actor is None:
         raise NotSignedIn(
             "the token is not valid", code="bad_token", hint="make a new one under your account"
         )
+    return actor
+
+
+def actor_of_certificate(fingerprint: str, *, face: str, address: str) -> Actor:
+    """Return whose TLS client certificate this is, else raise `NotSignedIn`. (Its dates and signer were judged before.)"""
+    actor = _holder(TokenKind.CERTIFICATE, fingerprint, face=face, address=address)
+    if actor is None:
+        raise NotSignedIn(
+            f"the certificate {fingerprint[:8]} is not valid here",
+            code="bad_certificate",
+            hint="script/manage docker-config USER --tls makes one, or register yours under your account",
+        )
+    return actor
+
+
+def _holder(kind: str, digest: str, *, face: str, address: str) -> Actor | None:
+    token = Token.objects.select_related("user").filter(kind=kind, digest=digest).first()
+    if token is None or not token.is_valid or not token.user.is_active:
+        return None
     now = timezone.now()
     if token.last_used_at is None or now - token.last_used_at > USED_RESOLUTION:
         _note_use(token, now)
@@ -124,6 +143,8 @@ def _holds(actor: Actor, tokens: dict[int, Token], users: dict[int, User], sessi
     if actor.token is not None:
         token = tokens.get(actor.token.pk)
         return token is not None and token.is_valid
+    if actor.face == Face.DOCKER:  # by the local socket: the peer's uid is all there is
+        return now_user.unix_uid is not None and now_user.unix_uid == actor.user.unix_uid
     if now_user.sessions_valid_after != actor.user.sessions_valid_after:
         return False
     return actor.session_key in sessions
@@ -132,6 +153,7 @@ def _holds(actor: Actor, tokens: dict[int, Token], users: dict[int, User], sessi
 __all__ = [
     "NOBODY",
     "Face",
+    "actor_of_certificate",
     "actor_of_session",
     "actor_of_token",
     "address_of",

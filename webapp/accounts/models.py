@@ -52,11 +52,21 @@ class User(AbstractBaseUser):
         return self.display_name or self.username
 
 
+class TokenKind(models.TextChoices):
+    SECRET = "secret", "Secret"
+    CERTIFICATE = "certificate", "Certificate"
+
+
 class Token(models.Model):
-    """A key for programs. Only the SHA-256 of it is kept; `hint` (its first letters) tells tokens apart."""
+    """A key for programs. Only the SHA-256 of it is kept; `hint` (its first letters) tells tokens apart.
+
+    The key is a secret that the program sends, or a TLS client certificate that it shows: then the digest is the
+    certificate's fingerprint.
+    """
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="tokens")
     name = models.CharField(max_length=100)
+    kind = models.CharField(max_length=12, choices=TokenKind.choices, default=TokenKind.SECRET)
     scope = models.CharField(max_length=10, choices=Scope.choices, default=Scope.OPERATE)
     digest = models.CharField(max_length=64, unique=True)
     hint = models.CharField(max_length=12)

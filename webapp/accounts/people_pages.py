@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -158,6 +159,7 @@ def _account(request: HttpRequest, status: int = 200, **context: Any) -> HttpRes
         "lacking": [RIGHTS[right] for right in Right if right not in user.rights],
         "host": request.get_host(),
         "scheme": request.scheme,
+        "has_tls": settings.HAS_TLS,
     }
     return render(request, "accounts/account.html", base | context, status=status)
 
@@ -185,18 +187,23 @@ def token_new(request: HttpRequest) -> HttpResponse:
         "owner": owner,
         "scopes": [(scope.value, scope.label, words) for scope, words in SCOPES.items()],
         "lives": LIVES,
+        "has_tls": settings.HAS_TLS,
     }
 
     def do() -> HttpResponse:
         days = number(request.POST.get("days", ""), 90)
-        expires_at = timezone.now() + datetime.timedelta(days=days) if days else None
-        token, secret = services.token_create(
-            actor,
-            name=request.POST.get("name", ""),
-            scope=request.POST.get("scope", ""),
-            user=owner,
-            expires_at=expires_at,
-        )
+        wanted: dict[str, Any] = {
+            "name": request.POST.get("name", ""),
+            "scope": request.POST.get("scope", ""),
+            "user": owner,
+            "expires_at": timezone.now() + datetime.timedelta(days=days) if days else None,
+        }
+        if pem := request.POST.get("certificate", "").strip():
+            token = services.certificate_register(actor, pem=pem, **wanted)
+            return done(
+                request, f"The certificate {token.name} counts now", to="/people/" if owner else "/account/"
+            )
+        token, secret = services.token_create(actor, **wanted)
         shown = {"token": token, "secret": secret, "host": request.get_host(), "scheme": request.scheme}
         return dialog(request, "accounts/token_made.html", shown, back="/people/" if owner else "/account/")
 

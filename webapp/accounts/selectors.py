@@ -7,7 +7,7 @@ from typing import Any
 from django.db.models import QuerySet
 
 from webapp.accounts.actor import Actor
-from webapp.accounts.models import Token, User
+from webapp.accounts.models import Token, TokenKind, User
 from webapp.core.errors import Missing
 
 
@@ -61,8 +61,10 @@ def token_json(token: Token) -> dict[str, Any]:
         "id": token.pk,
         "user": token.user.username,
         "name": token.name,
+        "kind": token.kind,
         "scope": token.scope,
         "hint": token.hint,
+        "fingerprint": token.digest if token.kind == TokenKind.CERTIFICATE else None,
         "created_at": token.created_at,
         "expires_at": token.expires_at,
         "last_used_at": token.last_used_at,

@@ -7,6 +7,7 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import SESSION_KEY
 from django.contrib.auth.hashers import check_password, make_password
 from django.contrib.auth.password_validation import validate_password
@@ -18,7 +19,8 @@ from django.utils import timezone
 
 from webapp.accounts.actor import SYSTEM, Actor
 from webapp.accounts.authentication import SIGNED_IN_AT, TOKEN_PREFIX, digest_of
-from webapp.accounts.models import SignInFailure, Token, User
+from webapp.accounts.certificates import Authority, Issued, fingerprint, parse
+from webapp.accounts.models import SignInFailure, Token, TokenKind, User
 from webapp.accounts.permissions import SCOPE_PERMISSIONS, Permission, Right, Role, Scope
 from webapp.audit import services as audit
 from webapp.core.errors import Conflict, Denied, Invalid, NotSignedIn, TooMany
@@ -330,24 +332,70 @@ def token_create(
     user = user or _self(actor)
     _check_may_make_token(actor, user, scope)
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    token = Token(
-        user=user,
-        name=name.strip()[:100] or "token",
-        scope=scope,
-        digest=digest_of(secret),
-        hint=secret[:8],
-        expires_at=_expiry(actor, expires_at),
-        parent=actor.token,
-    )
+    token = Token(user=user, name=name, scope=scope, digest=digest_of(secret), hint=secret[:8])
+    return _keep(actor, token, expires_at), secret
+
+
+def certificate_issue(
+    actor: Actor,
+    *,
+    name: str,
+    scope: str = Scope.OPERATE,
+    user: User | None = None,
+    expires_at: datetime | None = None,
+) -> tuple[Token, Issued]:
+    """Sign a TLS client certificate for `user`; its key is in the answer and nowhere else. Rules are those of tokens."""
+    user = user or _self(actor)
+    _check_may_make_token(actor, user, scope)
+    issued = Authority(settings.KEYS).client(user.username, _expiry(actor, expires_at))
+    token = Token(user=user, name=name, scope=scope, digest=issued.fingerprint)
+    return _keep_certificate(actor, token, issued.certificate.not_valid_after_utc), issued
+
+
+def certificate_register(
+    actor: Actor,
+    *,
+    pem: str,
+    name: str,
+    scope: str = Scope.OPERATE,
+    user: User | None = None,
+    expires_at: datetime | None = None,
+) -> Token:
+    """Make a TLS client certificate, signed by an authority that the server was told of, one of `user`.
+
+    It ends with its own last day at the latest. One that has been here before, and was ended, stays ended.
+    """
+    user = user or _self(actor)
+    _check_may_make_token(actor, user, scope)
+    certificate = parse(pem)
+    token = Token(user=user, name=name, scope=scope, digest=fingerprint(certificate))
+    last = certificate.not_valid_after_utc
+    return _keep_certificate(actor, token, min(expires_at or last, last))
+
+
+def _keep_certificate(actor: Actor, token: Token, expires_at: datetime) -> Token:
+    token.kind, token.hint = TokenKind.CERTIFICATE, token.digest[:8]
+    return _keep(actor, token, expires_at)
+
+
+def _keep(actor: Actor, token: Token, expires_at: datetime | None) -> Token:
+    """Write a new token down, in the book too."""
+    token.name = token.name.strip()[:100] or "token"
+    token.expires_at, token.parent = _expiry(actor, expires_at), actor.token
     body = {
         "name": token.name,
-        "scope": scope,
+        "kind": str(token.kind),
+        "scope": token.scope,
         "expires_at": token.expires_at and token.expires_at.isoformat(),
     }
+    if token.kind == TokenKind.CERTIFICATE:
+        body["fingerprint"] = token.digest
     with transaction.atomic():
+        if Token.objects.filter(digest=token.digest).exists():
+            raise Conflict("this certificate is registered already", code="already_exists")
         token.save(force_insert=True)
         _token_entry(actor, "token.create", token, body)
-    return token, secret
+    return token
 
 
 def _check_may_make_token(actor: Actor, user: User, scope: str) -> None:

@@ -1,11 +1,13 @@
 """The Docker Engine API as an ASGI application, and who comes to it.
 
-Identity, one of: a bearer token (from `HttpHeaders` of the command's configuration), or the uid of the peer on the unix
-socket, which names the person whose `unix_uid` it is. No identity, no access; only `/_ping` answers everybody.
+Identity, the first of: a bearer token (from `HttpHeaders` of the command's configuration), a TLS client certificate that is
+registered as somebody's, or the uid of the peer on the unix socket, which names the person whose `unix_uid` it is. No
+identity, no access; only `/_ping` answers everybody.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -23,13 +25,16 @@ from webapp.dockerapi import attachws, routes
 from webapp.dockerapi.call import Call, in_thread
 from webapp.dockerapi.documents.system import API_VERSION, MIN_API_VERSION
 from webapp.dockerapi.errors import DockerError
-from webapp.dockerapi.protocol import PEER_UID
+from webapp.dockerapi.protocol import PEER_CERTIFICATE, PEER_UID
+from webapp.dockerapi.streaming import stop
 from webapp.dockerapi.work import docker_error
+from webapp.realtime import logins
 from webapp.realtime.streams import StreamBroken
 from workers.contracts.problems import NodeError, NodeSilent
 
 logger = logging.getLogger(__name__)
 
+LASTING_S = 2.0  # a call that takes longer is watched: it may not outlive who asked
 _VERSIONED = re.compile(r"/v(\d+)\.(\d+)(/.*)\Z")
 Receive, Send = Callable[[], Awaitable[dict[str, Any]]], Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -89,7 +94,28 @@ async def _serve(call: Call) -> None:
         raise DockerError("method not allowed" if known else "page not found", 405 if known else 404)
     if route.permission is not Permission.PUBLIC:
         call.actor = await in_thread(_admit, call, route.permission)
-    await route.handler(call)
+    await _as_long_as_the_login_lasts(call, asyncio.ensure_future(route.handler(call)))
+
+
+async def _as_long_as_the_login_lasts(call: Call, work: asyncio.Future[None]) -> None:
+    """Await a call; one that lasts (logs, attach, events ...) ends when the token, certificate or person behind it does."""
+
+    async def close() -> None:
+        nonlocal ended
+        ended = True
+        work.cancel()
+
+    ended = False
+    try:
+        if not (await asyncio.wait((work,), timeout=LASTING_S))[0]:
+            logins.watch_over(work, call.actor, close)
+            await asyncio.wait((work,))
+    finally:
+        logins.leave(work)
+        await stop(work)
+    if ended:
+        raise NotSignedIn("the login behind this call has ended", code="not_signed_in")
+    work.result()
 
 
 def _admit(call: Call, needed: Permission) -> Actor:
@@ -106,8 +132,10 @@ def _identify_scope(scope: dict[str, Any], headers: dict[str, str]) -> Actor:
     secret = authentication.bearer_secret(headers.get("authorization", ""))
     if secret is not None:
         return authentication.actor_of_token(secret, face=Face.DOCKER, address=address)
-    uid = scope.get("extensions", {}).get(PEER_UID, scope.get("state", {}).get(PEER_UID))
-    if uid is not None:
+    peer = {**scope.get("state", {}), **scope.get("extensions", {})}
+    if fingerprint := peer.get(PEER_CERTIFICATE):
+        return authentication.actor_of_certificate(fingerprint, face=Face.DOCKER, address=address)
+    if (uid := peer.get(PEER_UID)) is not None:
         user = User.objects.filter(unix_uid=uid, is_active=True).first()
         if user is not None:
             return Actor(user=user, face=Face.DOCKER, address="")

@@ -24,13 +24,14 @@ from webapp.dockerapi.call import in_thread
 from webapp.dockerapi.errors import DockerError
 from webapp.dockerapi.handlers.streams import allowed_inside
 from webapp.dockerapi.values import is_true
+from webapp.realtime import logins
 from webapp.realtime.streams import Stream, StreamBroken, open_stream
 from workers.contracts.problems import NodeError, NodeSilent
 
 logger = logging.getLogger(__name__)
 
 PATTERN = r"^(?:v1\.\d+/)?containers/(?P<ref>[^/]+)/attach/ws$"
-REFUSED, BROKEN = 4403, 1011  # close codes: of ours, and of RFC 6455
+REFUSED, LOGIN_ENDED, BROKEN = 4403, 4401, 1011  # close codes: of ours, and of RFC 6455
 
 _PATH = re.compile("/" + PATTERN.removeprefix("^"))
 
@@ -45,13 +46,13 @@ async def serve(scope: dict[str, Any], receive: Receive, send: Send, identify: I
     try:
         if found is None:
             raise DockerError("page not found", 404)
-        container = await in_thread(_enter, scope, found["ref"], identify)
+        actor, container = await in_thread(_enter, scope, found["ref"], identify)
         query = {
             name: values[-1] for name, values in parse_qs(scope["query_string"].decode("latin-1")).items()
         }
         async with open_stream(container.node.name, "attach", _parameters(container, query)) as stream:
             await send({"type": "websocket.accept"})
-            await _join(stream, receive, send)
+            await _join(actor, stream, receive, send)
     except (AppError, DockerError, NodeError, NodeSilent) as error:
         logger.info("attach over a websocket was refused: %s", error)
         await send({"type": "websocket.close", "code": REFUSED})
@@ -59,7 +60,7 @@ async def serve(scope: dict[str, Any], receive: Receive, send: Send, identify: I
         await send({"type": "websocket.close", "code": BROKEN})
 
 
-def _enter(scope: dict[str, Any], ref: str, identify: Identify) -> Container:
+def _enter(scope: dict[str, Any], ref: str, identify: Identify) -> tuple[Actor, Container]:
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     actor = identify(scope, headers)
     if not actor.can(Permission.OPERATE):
@@ -67,7 +68,7 @@ def _enter(scope: dict[str, Any], ref: str, identify: Identify) -> Container:
         raise Denied(f"{actor.name} lacks the permission 'operate'", needs="operate")
     container = container_get(ref)
     allowed_inside(actor, container, "container.attach")
-    return container
+    return actor, container
 
 
 def _parameters(container: Container, query: dict[str, str]) -> dict[str, Any]:
@@ -76,7 +77,12 @@ def _parameters(container: Container, query: dict[str, str]) -> dict[str, Any]:
     return {"container": container.id, **asked, "detach_keys": query.get("detachKeys", "")}
 
 
-async def _join(stream: Stream, receive: Receive, send: Send) -> None:
+async def _join(actor: Actor, stream: Stream, receive: Receive, send: Send) -> None:
+    login_ended = asyncio.Event()
+
+    async def close() -> None:
+        login_ended.set()
+
     async def write() -> None:
         async for chunk in stream:
             if chunk.data:
@@ -87,11 +93,16 @@ async def _join(stream: Stream, receive: Receive, send: Send) -> None:
             await stream.send(message.get("bytes") or (message.get("text") or "").encode())
 
     outward, inward = asyncio.create_task(write()), asyncio.create_task(feed())
+    watched = asyncio.create_task(login_ended.wait())
+    logins.watch_over(watched, actor, close)
     try:
-        await asyncio.wait((outward, inward), return_when=asyncio.FIRST_COMPLETED)
-        if outward.done():
+        await asyncio.wait((outward, inward, watched), return_when=asyncio.FIRST_COMPLETED)
+        if watched.done():
+            await send({"type": "websocket.close", "code": LOGIN_ENDED})
+        elif outward.done():
             outward.result()
             await send({"type": "websocket.close", "code": 1000})
     finally:
-        await streaming.stop(outward, inward)
+        logins.leave(watched)
+        await streaming.stop(outward, inward, watched)
         await stream.close()

@@ -2,20 +2,27 @@
 
 ASGI has no word for this, so the HTTP protocol of uvicorn is extended by one: a request that asks for `Upgrade: tcp` reaches
 the application as any other, with `scope["extensions"]["wharfinger.hijack"]`, a function that answers 101 and returns the
-connection. A request on a unix socket also carries the uid of its peer (`wharfinger.peer_uid`, from SO_PEERCRED, unix(7)).
+connection. A request on a unix socket also carries the uid of its peer (`wharfinger.peer_uid`, from SO_PEERCRED, unix(7)),
+one over TLS the fingerprint of the certificate that the client has shown (`wharfinger.peer_certificate`, SHA-256).
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import socket
+import ssl
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from webapp.core import tls
+
 HIJACK, PEER_UID = "wharfinger.hijack", "wharfinger.peer_uid"
+PEER_CERTIFICATE = "wharfinger.peer_certificate"
 READ_AHEAD_BYTES = 256 * 1024
 
 
@@ -127,15 +134,19 @@ class DockerProtocol(HttpToolsProtocol):
         if self._wants_raw():
             extensions[HIJACK] = self._hijack
             self._body_left = self._announced_bytes()
-        if (uid := self._peer_uid()) is not None:
-            extensions[PEER_UID] = uid
-        self.scope["extensions"] = extensions
+        self.scope["extensions"] = extensions | self._peer()
         super().on_headers_complete()
 
     def handle_websocket_upgrade(self) -> None:
-        if (uid := self._peer_uid()) is not None:
-            self.app_state = {**self.app_state, PEER_UID: uid}
+        self.app_state = {**self.app_state, **self._peer()}
         super().handle_websocket_upgrade()
+
+    def _peer(self) -> dict[str, Any]:
+        """Return what the connection itself says about who is at its other end."""
+        if (uid := self._peer_uid()) is not None:
+            return {PEER_UID: uid}
+        certificate = self.transport.get_extra_info(tls.PEER_CERTIFICATE)
+        return {PEER_CERTIFICATE: hashlib.sha256(certificate).hexdigest()} if certificate else {}
 
     def _peer_uid(self) -> int | None:
         """Return the uid at the other end of a unix socket; None for other connections."""
@@ -173,3 +184,26 @@ class DockerProtocol(HttpToolsProtocol):
         ]
         self.transport.write("\r\n".join(lines).encode())
         return connection
+
+
+def over_tls(context: ssl.SSLContext) -> Callable[..., asyncio.Protocol]:
+    """Return what makes the protocol of a new connection: TLS first on TCP, none on the unix socket."""
+
+    def make(**kwargs: Any) -> asyncio.Protocol:
+        return _ByFamily(context, lambda: DockerProtocol(**kwargs))
+
+    return make
+
+
+class _ByFamily(asyncio.Protocol):
+    """Steps aside for the right protocol as soon as it is known what kind of connection it is."""
+
+    def __init__(self, context: ssl.SSLContext, make_inner: Callable[[], asyncio.Protocol]) -> None:
+        self._context = context
+        self._make_inner = make_inner
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        is_local = transport.get_extra_info("socket").family == socket.AF_UNIX
+        protocol = self._make_inner() if is_local else tls.TlsDoor(self._context, self._make_inner)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)

@@ -28,6 +28,7 @@ MAX_AN_ADDRESS = 500
 Close = Callable[[], Awaitable[None]]
 
 _live: dict[Any, tuple[Actor, Close]] = {}
+_uncounted: set[Any] = set()
 
 
 class TooManyConnections(Exception):
@@ -36,16 +37,24 @@ class TooManyConnections(Exception):
 
 def enter(key: Any, actor: Actor, close: Close) -> None:
     """Watch over a connection; `close` is called when its login ends. Raises `TooManyConnections`."""
-    users = Counter(other.user.pk for other, _ in _live.values() if other.user)
-    addresses = Counter(other.address for other, _ in _live.values())
+    counted = [other for held, (other, _) in _live.items() if held not in _uncounted]
+    users = Counter(other.user.pk for other in counted if other.user)
+    addresses = Counter(other.address for other in counted)
     mine = users[actor.user.pk] if actor.user else 0
-    if len(_live) >= MAX_TOTAL or mine >= MAX_A_USER or addresses[actor.address] >= MAX_AN_ADDRESS:
+    if len(counted) >= MAX_TOTAL or mine >= MAX_A_USER or addresses[actor.address] >= MAX_AN_ADDRESS:
         raise TooManyConnections
+    _live[key] = (actor, close)
+
+
+def watch_over(key: Any, actor: Actor, close: Close) -> None:
+    """Watch over a call that lasts (a docker command's); a script may have many, so these are not limited."""
+    _uncounted.add(key)
     _live[key] = (actor, close)
 
 
 def leave(key: Any) -> None:
     _live.pop(key, None)
+    _uncounted.discard(key)
 
 
 def count() -> int:

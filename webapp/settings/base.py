@@ -2,7 +2,8 @@
 
 `WHARFINGER_HOME` (where everything lies), `DATABASE_URL` and `REDIS_URL` (replace the embedded SQLite and Redis),
 `WHARFINGER_ALLOWED_HOSTS` (comma separated, besides this machine's own names), `WHARFINGER_TRUSTED_PROXIES`
-(addresses whose X-Forwarded-For and X-Forwarded-Proto are believed), `WHARFINGER_HTTPS` (cookies only over TLS).
+(addresses whose X-Forwarded-For and X-Forwarded-Proto are believed), `WHARFINGER_HTTPS` (cookies only over TLS),
+`WHARFINGER_TLS` (this server speaks TLS itself; cookies only over TLS).
 """
 
 import os
@@ -127,7 +128,9 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 LOGIN_URL = "/login/"
 LOGIN_REDIRECT_URL = "/"
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = bool(
+HAS_TLS = bool(os.environ.get("WHARFINGER_TLS"))
+TLS_BELIEVED = WEB_HOME / "tls-ca.pem"  # what clients of this server must believe; there while it speaks TLS
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HAS_TLS or bool(
     os.environ.get("WHARFINGER_HTTPS")
 )  # behind a proxy that speaks TLS
 SESSION_COOKIE_AGE = 12 * 3600
