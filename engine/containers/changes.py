@@ -73,6 +73,8 @@ class Changes:
             wanted = dataclasses.replace(endpoint, name=found.name)
             joined = Endpoint(found.id, found.name, list(wanted.aliases))
             if container.status.is_alive():
+                if not self._parts.bundle(container.id).netns.exists():
+                    raise WrongState(f"container {container.name!r} was started without a network")
                 allocated = self._parts.network.allocate(
                     found.id, container.id, wanted, name=container.name, hostname=hostname(container),
                     dns=container.spec.dns,

@@ -53,8 +53,9 @@ def _builder() -> str:
 class Docker:
     """A dockerd in its own network and mount namespace; the command reaches it through a unix socket."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *arguments: str) -> None:
         self._folder = folder
+        self._arguments = arguments
         self.socket = folder / "docker.sock"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -69,15 +70,15 @@ class Docker:
             "--log-level",
             "error",
         ]
-        argv += ["--insecure-registry", "127.0.0.1:5055"]
+        argv += ["--insecure-registry", "127.0.0.1:5055", *self._arguments]
         enter = 'ip link set lo up; echo 1 > /proc/sys/net/ipv4/ip_forward; exec "$@"'
-        log = (self._folder / "log").open("wb")
-        self._process = subprocess.Popen(
-            ["unshare", "--net", "--mount", "sh", "-c", enter, "sh", *argv],
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                ["unshare", "--net", "--mount", "sh", "-c", enter, "sh", *argv],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with contextlib.suppress(RuntimeError):

@@ -145,6 +145,13 @@ def test_a_terminal_over_tls_with_resize_and_detach(tls: Platform, admin: Path) 
         shell.type("exit 7\n")
         assert shell.wait() == 7
     ok(tls, admin, "run", "-d", "--name", "box", "busybox", "sleep", "60")
+    with Terminal(["docker", "run", "-it", "--name", "stays", "busybox", "sh"], values) as shell:
+        shell.wait_for("#")
+        shell.type("\x10")
+        time.sleep(0.2)
+        shell.type("\x11")
+        assert shell.wait() == 0
+    assert ok(tls, admin, "ps", "-a", "--filter", "name=stays", "--format", "{{.State}}") == "running"
     with Terminal(["docker", "exec", "-it", "box", "sh"], values) as shell:
         shell.wait_for("#")
         shell.type("exit 4\n")

@@ -41,6 +41,11 @@ def stats_document(record: Mapping[str, Any], sample: Sample, before: Sample | N
     }
 
 
+def no_stats(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the engine says of a container that does not run: nothing was read, all is zero."""
+    return {**stats_document(record, {}, None), "read": ZERO_TIME}
+
+
 def _cpu(sample: Sample) -> dict[str, Any]:
     cpu = sample.get("cpu") or {}
     return {

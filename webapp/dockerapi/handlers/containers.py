@@ -9,13 +9,13 @@ from typing import Any
 
 from webapp.containers import services
 from webapp.containers.models import Container
-from webapp.core.errors import Conflict, Missing
+from webapp.core.errors import Conflict, Missing, NodeProblem
 from webapp.dockerapi import filters as filtering
 from webapp.dockerapi import work
 from webapp.dockerapi.call import Call, in_thread
 from webapp.dockerapi.create import resources_of, restart_of, spec_of
 from webapp.dockerapi.documents import container as documents
-from webapp.dockerapi.documents.stats import stats_document
+from webapp.dockerapi.documents.stats import no_stats, stats_document
 from webapp.dockerapi.errors import DockerError
 from webapp.dockerapi.values import parse_duration
 from webapp.images.selectors import image_get
@@ -117,7 +117,13 @@ async def create(call: Call) -> None:
         raise DockerError(
             text + "You have to remove (or rename) that container to be able to reuse that name.", 409
         ) from None
-    ended = await work.finished(operation)
+    try:
+        ended = await work.finished(operation)
+    except NodeProblem as error:
+        if error.status != 404:
+            raise
+        # 404 means "no such image" here: the command would pull it and try again
+        raise DockerError(error.detail, 400) from None
     await call.answer({"Id": container.id, "Warnings": list(ended.result.get("warnings") or [])}, 201)
 
 
@@ -183,6 +189,8 @@ async def pause(call: Call) -> None:
 
 async def unpause(call: Call) -> None:
     container = await work.container(call.actor, call.parameters["ref"])
+    if container.status != "paused":
+        raise DockerError(f"Container {container.id} is not paused", 500)
     await work.done(services.container_unpause, call.actor, container)
     await call.nothing()
 
@@ -292,6 +300,9 @@ async def changes(call: Call) -> None:
 
 async def stats(call: Call) -> None:
     container = await work.container(call.actor, call.parameters["ref"])
+    if not call.truth("stream", True) and container.status not in ("running", "paused"):
+        await call.answer(no_stats(container.record))
+        return
     if not call.truth("stream", True):
         sample = await in_thread(services.stats, container)
         await call.answer(stats_document(container.record, sample, None))

@@ -146,7 +146,9 @@ def _exec_remembered(call: Call, body: dict[str, Any]) -> str:
     if not command or not isinstance(command, list) or not all(isinstance(word, str) for word in command):
         raise BadParameter("No exec command specified")
     if container.status == "paused":
-        raise DockerError(f"Container {container.id} is paused, unpause the container before exec", 409)
+        raise DockerError(
+            f"Container {call.parameters['ref']} is paused, unpause the container before exec", 409
+        )
     if container.status != "running":
         raise DockerError(f"container {container.id} is not running", 409)
     wish = execs.Wish.of(body, container.id)
