@@ -226,11 +226,18 @@ def layer_files(image: Image, index: int) -> Any:
     return operations.ask(image.node, "image.layer_files", {"ref": image.image_id, "index": index})
 
 
-def search(actor: Actor, term: str, *, limit: int = 25, node: Node | None = None) -> Any:
+def search(
+    actor: Actor,
+    term: str,
+    *,
+    limit: int = 25,
+    node: Node | None = None,
+    credentials: contracts.RegistryAccess | None = None,
+) -> Any:
     """Search the registries for a name."""
     if not term.strip():
         raise Invalid("say what to look for", fields={"term": ["missing"]})
-    secrets = {"registries": [to_json(item) for item in access_for(actor)]}
+    secrets = {"registries": [to_json(item) for item in registries(actor, None, credentials)]}
     return operations.ask(
         node or default_node(), "image.search", {"term": term.strip()[:200], "limit": limit}, secrets=secrets
     )

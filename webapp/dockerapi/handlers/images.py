@@ -61,6 +61,8 @@ async def listing(call: Call) -> None:
                 ]
                 document = documents.summary(record, containers=counts[image_id])
                 document["RepoTags"] = shown or tags
+                if wanted.get("reference"):
+                    document["RepoDigests"] = _digests_of(document["RepoDigests"], document["RepoTags"])
                 found.append(document)
         return found
 
@@ -79,6 +81,12 @@ def _passes(record: dict[str, Any], tags: list[str], wanted: filtering.Filters) 
             if (documents.created_seconds(record) - documents.created_seconds(other.record)) * sign <= 0:
                 return False
     return filtering.matches_labels(wanted, "label", labels)
+
+
+def _digests_of(digests: list[str], tags: list[str]) -> list[str]:
+    """Return the digests in the repositories of these tags: the command makes a row of each other one."""
+    repositories = {tag.rpartition(":")[0] for tag in tags}
+    return [text for text in digests if text.partition("@")[0] in repositories]
 
 
 def _matches_reference(tag: str, patterns: set[str]) -> bool:
@@ -275,10 +283,14 @@ async def _draw_push(call: Call, operation: Operation, name: Name) -> bool:
 
 
 async def search(call: Call) -> None:
+    """Search the registries; with the client's account at the one that it names."""
     term, limit = call.text("term"), call.number("limit", 25)
     if limit and not 1 <= limit <= 100:
         raise BadParameter("Limit 0 is outside the range of [1, 100]")
-    answer = await in_thread(services.search, call.actor, term, limit=limit or 25)
+    host = term.partition("/")[0]
+    names_one = "/" in term and (set(".:") & set(host) or host == "localhost")
+    auth = access(decode_auth(call.headers.get("x-registry-auth", "")), host) if names_one else None
+    answer = await in_thread(services.search, call.actor, term, limit=limit or 25, credentials=auth)
     results = answer["results"] if isinstance(answer, dict) else answer
     await call.answer(
         [
