@@ -13,13 +13,13 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from script.benchmarks import builds, containers, contests, images, networks
+from script.benchmarks import builds, containers, contests, dockerapi, images, networks
 from script.benchmarks.measure import Contest
 from script.benchmarks.ours import server
 from script.benchmarks.peers import peers
 
 ROOT = Path(__file__).resolve().parents[2]
-SUBJECTS = contests.SUBJECTS | builds.SUBJECTS | containers.SUBJECTS | images.SUBJECTS | networks.SUBJECTS
+SUBJECTS = contests.SUBJECTS | builds.SUBJECTS | containers.SUBJECTS | dockerapi.SUBJECTS | images.SUBJECTS | networks.SUBJECTS
 CONTESTANTS = ["engine", "rest", "docker API", "docker", "podman", "buildah", "tools"]
 
 

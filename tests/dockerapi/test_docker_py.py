@@ -6,12 +6,14 @@ import io
 import tarfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import docker
 import pytest
 from docker.errors import APIError, BuildError, ImageNotFound, NotFound
 
 from tests.support.platform import Platform
+from tests.support.registry import real_registry
 
 pytestmark = [
     pytest.mark.root,
@@ -134,6 +136,41 @@ def test_images(client: docker.DockerClient) -> None:
         client.images.get("py-tagged:1")
     assert client.images.load(data)[0].id == image.id
     client.images.remove("py-tagged:1")
+
+
+def test_an_image_is_saved_and_loaded(client: docker.DockerClient) -> None:
+    image = client.images.get("busybox")
+    assert image.tag("saved-by-py", "1")
+    archive = b"".join(client.images.get("saved-by-py:1").save(named="saved-by-py:1"))
+    client.images.remove("saved-by-py:1")
+    loaded = client.images.load(archive)
+    assert {item.id for item in loaded} == {image.id}
+    assert "saved-by-py:1" in loaded[0].tags
+    client.images.remove("saved-by-py:1")
+
+
+def test_what_a_registry_has_under_a_name(client: docker.DockerClient, tmp_path: Path) -> None:
+    with real_registry(tmp_path) as registry:
+        name = f"{registry.domain}/py/box"
+        client.images.get("busybox").tag(name, "1")
+        assert "digest" in client.images.push(name, tag="1")
+        told = client.images.get_registry_data(f"{name}:1")
+        assert told.id.startswith("sha256:")
+        assert told.attrs["Descriptor"]["size"] > 0
+        assert told.attrs["Descriptor"]["mediaType"].endswith(("manifest.v1+json", "manifest.v2+json"))
+        client.images.remove(f"{name}:1")
+
+
+def test_stats_of_one_moment_have_no_moment_before(client: docker.DockerClient) -> None:
+    box = client.containers.run("busybox", ["sleep", "60"], detach=True)
+    one = client.api.stats(box.id, stream=False, one_shot=True)
+    assert (one["cpu_stats"]["cpu_usage"]["total_usage"] > 0, one["precpu_stats"]["system_cpu_usage"]) == (
+        True,
+        0,
+    )
+    two = client.api.stats(box.id, stream=False)
+    assert two["cpu_stats"]["system_cpu_usage"] > two["precpu_stats"]["system_cpu_usage"] > 0
+    assert two["preread"] != one["preread"]
 
 
 def test_build_streams_its_steps_and_gives_the_image(client: docker.DockerClient) -> None:

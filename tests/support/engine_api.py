@@ -24,6 +24,27 @@ class ApiDocument:
         ][path][method.lower()]["responses"].get(str(status))
         return None if answer is None else answer.get("schema")
 
+    def operations(self) -> set[str]:
+        """Return every operation of the document: `GET /containers/json`."""
+        methods = ("get", "head", "post", "put", "delete")
+        return {
+            f"{method.upper()} {path}"
+            for path, item in self._document["paths"].items()
+            for method in methods
+            if method in item
+        }
+
+    def query_names(self, operation: str) -> set[str]:
+        """Return the names of an operation's query parameters."""
+        method, path = operation.split(" ")
+        item = self._document["paths"][path]
+        listed = [*(item[method.lower()].get("parameters") or []), *(item.get("parameters") or [])]
+        return {entry["name"] for entry in listed if entry.get("in") == "query"}
+
+    def fields(self, name: str) -> set[str]:
+        """Return the fields of a definition."""
+        return set(self._resolved(self.definition(name)).get("properties") or {})
+
     def definition(self, name: str) -> Schema:
         return self._document["definitions"][name]
 

@@ -9,6 +9,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from openapi_spec_validator import validate
+from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 
 from tests.support.web import (
     Api,
@@ -215,6 +216,10 @@ def test_images_are_found_as_people_name_them(node: Node, voice: FakeNode, vera:
 
 def test_the_openapi_document_is_valid() -> None:
     validate(schema())
+    broken = schema()
+    del broken["info"]
+    with pytest.raises(OpenAPIValidationError):  # so the validator is one
+        validate(broken)
 
 
 def test_every_call_of_the_design_is_described() -> None:

@@ -16,7 +16,7 @@ from tests.support.web import Api
 from webapp.accounts.models import User
 from webapp.accounts.permissions import Permission
 from webapp.audit.models import Entry
-from webapp.core.routes import require_declared
+from webapp.core.routes import all_routes, require_declared, route_of
 from webapp.operations.sender import RecordingSender
 
 ApiOf = Callable[..., Api]
@@ -33,6 +33,9 @@ def test_the_table_is_that_of_the_url_map() -> None:
 def test_every_route_declares_a_permission() -> None:
     """D4: otherwise the server does not start."""
     require_declared()
+    declared = [(path, route_of(view)) for path, view in all_routes()]
+    assert len(declared) > 100
+    assert [path for path, route in declared if route is None or not route.permissions] == []
 
 
 def test_a_route_without_a_permission_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,10 @@ def read(vectors: Path, name: str) -> Any:
 
 def test_names_that_are_names(vectors: Path) -> None:
     for text in read(vectors, "reference/names_normalized.json")["valid"]:
-        parse_name(text)
+        name = parse_name(text)
+        assert name.domain, text
+        assert name.path, text
+        assert parse_name(str(name)) == name, text
 
 
 def test_names_that_are_none(vectors: Path) -> None:

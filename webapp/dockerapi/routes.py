@@ -102,9 +102,15 @@ ROUTES = [
         ("DELETE", "/volumes/{name}", OPERATE, networks.volume_remove),
         ("POST", "/session", VIEW, system.no_session),
         ("POST", "/grpc", VIEW, system.no_session),
+        ("PUT", "/volumes/{name}", OPERATE, system.no_cluster_volume),
         ("GET", "/plugins", VIEW, system.no_plugins),
         *[
-            ("GET", f"/{part}{rest}", VIEW, system.no_swarm)
+            (method, "/plugins/{rest}", VIEW if method == "GET" else OPERATE, system.no_plugin)
+            for method in ("GET", "POST", "DELETE")
+        ],
+        *[
+            (method, f"/{part}{rest}", VIEW if method == "GET" else OPERATE, system.no_swarm)
+            for method in ("GET", "POST", "DELETE")
             for part in ("swarm", "nodes", "services", "tasks", "secrets", "configs")
             for rest in ("", "/{rest}")
         ],

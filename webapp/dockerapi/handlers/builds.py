@@ -41,7 +41,23 @@ async def build(call: Call) -> None:
     await _draw(call, operation, quiet=call.truth("q"))
 
 
+def _refuse(call: Call) -> None:
+    """Refuse what the builder cannot do, rather than pass over it in silence."""
+    asked = {
+        "squash": call.truth("squash"),
+        "memswap": call.number("memswap") > 0,
+        "cpushares": bool(call.number("cpushares")),
+        "cpusetcpus": bool(call.text("cpusetcpus")),
+        "outputs": call.text("outputs") not in ("", "null", "[]"),
+    }
+    for name in (name for name, wanted in asked.items() if wanted):
+        raise BadParameter(f"{name} is not supported by this engine's builder")
+    if call.text("version") == "2":
+        raise BadParameter("BuildKit's protocol is not spoken here: set DOCKER_BUILDKIT=0")
+
+
 def _wish(call: Call) -> dict[str, Any]:
+    _refuse(call)
     more: dict[str, Any] = {}
     if call.number("memory"):
         more["memory_bytes"] = call.number("memory")

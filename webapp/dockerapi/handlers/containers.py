@@ -305,6 +305,8 @@ async def stats(call: Call) -> None:
         return
     if not call.truth("stream", True):
         sample = await in_thread(services.stats, container)
+        if call.truth("one-shot"):
+            sample = {**sample, "previous": None}  # one moment, and none before
         await call.answer(stats_document(container.record, sample, None))
         return
     await call.start(200)

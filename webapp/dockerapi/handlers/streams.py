@@ -23,6 +23,7 @@ from webapp.realtime.streams import open_stream
 from workers.contracts.containers import ContainerExec
 from workers.contracts.problems import NodeError, NodeSilent
 
+ARCHIVE_CREDIT = 8 * 1024 * 1024  # of one archive under way: few waits for the reader
 _GO_DIRECTORY, _GO_SYMLINK = 1 << 31, 1 << 27
 _GO_SPECIAL = {0o10000: 1 << 25, 0o140000: 1 << 24, 0o60000: 1 << 26, 0o20000: (1 << 26) | (1 << 21)}
 
@@ -311,7 +312,10 @@ async def archive_get(call: Call) -> None:
     stat = await _stat(container, path)
     await in_thread(allowed_inside, call.actor, container, "container.files_get", body={"path": path})
     async with open_stream(
-        container.node.name, "container.archive", {"container": container.id, "path": path}
+        container.node.name,
+        "container.archive",
+        {"container": container.id, "path": path},
+        credit=ARCHIVE_CREDIT,
     ) as stream:
         await call.start(200, "application/x-tar", **_stat_header(stat))
         await streaming.until_gone(call, _copy(call, stream))

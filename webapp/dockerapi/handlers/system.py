@@ -266,5 +266,16 @@ async def no_plugins(call: Call) -> None:
     await call.answer([])
 
 
+async def no_plugin(call: Call) -> None:
+    name = call.parameters["rest"].partition("/")[0]
+    if name in ("pull", "create", "privileges"):
+        raise DockerError("this engine has no plugins", 501)
+    raise DockerError(f'plugin "{name}" not found', 404)
+
+
+async def no_cluster_volume(call: Call) -> None:
+    raise DockerError("volume update only valid for cluster volumes, but swarm is unavailable", 503)
+
+
 async def no_session(call: Call) -> None:
     raise DockerError("this engine builds with the classic builder: set DOCKER_BUILDKIT=0", 404)
