@@ -191,7 +191,8 @@ def test_rt07_docker_where_a_field_is_lost(
 
     is_seen()
     for table in ("_HOST_TRUTHS", "_HOST_LISTS", "_HOST_TEXT"):
-        mutate(create, table, {})
+        kept = {theirs: ours for theirs, ours in getattr(create, table).items() if theirs not in host}
+        mutate(create, table, kept)
     with pytest.raises(RED):
         is_seen()
 
