@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # operations knows it) while tasks that a killed worker had reserved wait for it.
 VISIBILITY_TIMEOUT_S = float(os.environ.get("WHARFINGER_VISIBILITY_TIMEOUT_S") or 60)
 
+MOST_CONNECTIONS = 64  # of one event loop; each call holds one for a moment only
+CONNECTION_WAIT_S = 30
+
 
 def redis_url(home: Path | None = None) -> str:
     """Return `REDIS_URL`, else the private Redis on its unix socket: `unix:///var/lib/wharfinger/redis/redis.sock`."""
@@ -30,8 +33,18 @@ def connect(url: str = "") -> redis.Redis:
 
 
 def connect_async(url: str = "") -> redis.asyncio.Redis:
-    """Return a client for one event loop; it speaks bytes."""
-    return redis.asyncio.Redis.from_url(url or redis_url(), socket_timeout=30, socket_connect_timeout=5)
+    """Return a client for one event loop; it speaks bytes. Who finds all its connections taken waits for one.
+
+    (The plain pool raises then: of a hundred streams that write at once, some would end without a word.)
+    """
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url or redis_url(),
+        max_connections=MOST_CONNECTIONS,
+        timeout=CONNECTION_WAIT_S,
+        socket_timeout=30,
+        socket_connect_timeout=5,
+    )
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 def make_app(name: str, url: str = "", **settings: Any) -> Celery:  # settings: Celery's own names

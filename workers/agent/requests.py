@@ -195,9 +195,11 @@ class RequestServer:
                 return
             facts = await feed(stream)
             await stream.end(**{"reason": "done", **facts})
-        except (StreamClosed, RedisError, OSError) as error:
-            if not isinstance(error, StreamClosed | RedisError | ConnectionError):
-                await self._fail(stream, error)
+        except StreamClosed:
+            pass
+        except (RedisError, ConnectionError) as error:
+            logger.warning("stream %s (%s) broke off: %s", stream.id, stream.kind, error)
+            await self._fail(stream, error)  # where that arrives, the reader knows that something is missing
         except Exception as error:  # the seam: every failure becomes an end
             await self._fail(stream, error)
         finally:
