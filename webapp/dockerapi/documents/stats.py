@@ -13,18 +13,19 @@ Sample = Mapping[str, Any]  # JSON
 def stats_document(record: Mapping[str, Any], sample: Sample, before: Sample | None) -> dict[str, Any]:
     """Return the document; `before` is the sample of a second ago, from which clients compute the share of a CPU."""
     memory = sample.get("memory") or {}
+    before = before or sample.get("previous") or {}
     return {
         "id": record["id"],
         "name": "/" + record["name"],
         "read": rfc3339(sample.get("time") or sample.get("time_s") or 0),
-        "preread": rfc3339((before or {}).get("time") or 0) if before else ZERO_TIME,
+        "preread": rfc3339(before.get("time") or 0) if before else ZERO_TIME,
         "num_procs": 0,
         "pids_stats": {
             "current": _whole(sample, "pids"),
             **({"limit": sample["pids_limit"]} if sample.get("pids_limit") else {}),
         },
         "cpu_stats": _cpu(sample),
-        "precpu_stats": _cpu(before or sample.get("previous") or {}),
+        "precpu_stats": _cpu(before),
         "memory_stats": {
             "usage": _whole(memory, "usage_bytes"),
             "limit": _whole(memory, "limit_bytes"),
