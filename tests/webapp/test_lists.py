@@ -216,8 +216,7 @@ def test_images_are_found_as_people_name_them(node: Node, voice: FakeNode, vera:
 
 def test_the_openapi_document_is_valid() -> None:
     validate(schema())
-    broken = schema()
-    del broken["info"]
+    broken = {name: part for name, part in schema().items() if name != "info"}
     with pytest.raises(OpenAPIValidationError):  # so the validator is one
         validate(broken)
 
