@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import socket
@@ -35,12 +36,22 @@ def said_at(address: tuple[str, int]) -> bytes:
         time.sleep(0.05)
 
 
+def two_free_ports() -> int:
+    """Return the first of two ports beside each other that nobody listens on just now."""
+    while True:
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            second.bind(("127.0.0.1", port + 1))
+            return port
+
+
 # 27: ports
 
 
 def test_ports_of_each_kind(engine: Platform) -> None:
     """An address, a port that is chosen, a range, udp."""
-    first = free_port()
+    first = two_free_ports()
     udp = free_port()
     ok(
         engine, "run", "-d", "--name", "ports", "-p", "127.0.0.1::80", "-p", f"{udp}:53/udp",
