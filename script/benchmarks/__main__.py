@@ -19,7 +19,14 @@ from script.benchmarks.ours import server
 from script.benchmarks.peers import peers
 
 ROOT = Path(__file__).resolve().parents[2]
-SUBJECTS = contests.SUBJECTS | builds.SUBJECTS | containers.SUBJECTS | dockerapi.SUBJECTS | images.SUBJECTS | networks.SUBJECTS
+SUBJECTS = (
+    contests.SUBJECTS
+    | builds.SUBJECTS
+    | containers.SUBJECTS
+    | dockerapi.SUBJECTS
+    | images.SUBJECTS
+    | networks.SUBJECTS
+)
 CONTESTANTS = ["engine", "rest", "docker API", "docker", "podman", "buildah", "tools"]
 
 

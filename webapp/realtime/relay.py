@@ -7,6 +7,7 @@ be emptied: what the stream no longer has is asked of the node.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from itertools import chain
@@ -80,14 +81,15 @@ class Relay:
             time.sleep(block_ms / 1000)
             return
         told: dict[str, list[NodeEvent]] = {}
-        if self._hear(nodes, told, block_ms) and not any(map(_is_awaited, chain(*told.values()))):
-            time.sleep(GATHER_S)
-            self._hear(nodes, told, None)
+        if self._hear(nodes, told, block_ms):
+            until = time.monotonic() + GATHER_S
+            while not any(map(_is_awaited, chain(*told.values()))) and time.monotonic() < until:
+                self._hear(nodes, told, math.ceil(GATHER_S * 1000))
         for node, events in told.items():
             self._apply(node, events)
         self._progress.flush()
 
-    def _hear(self, nodes: list[str], told: dict[str, list[NodeEvent]], block_ms: int | None) -> bool:
+    def _hear(self, nodes: list[str], told: dict[str, list[NodeEvent]], block_ms: int) -> bool:
         """Add what the nodes have said since to `told`; return whether that was anything. Progress is passed on at once."""
         wanted: dict[Any, Any] = {names.events_key(node): self._position(node) for node in nodes}
         wanted |= self._progress.keys()
