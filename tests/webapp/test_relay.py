@@ -23,6 +23,7 @@ from tests.support.web import (
 from webapp.accounts.models import User
 from webapp.builds.services import BuildWish, build_create
 from webapp.containers.models import Container, ContainerNetwork, ContainerVolume
+from webapp.core.times import from_ns
 from webapp.images.models import Image, ImageName
 from webapp.images.selectors import image_get
 from webapp.images.services import image_pull
@@ -109,6 +110,19 @@ def test_of_several_records_in_a_batch_the_newest_counts_and_all_are_told(voice:
     container = Container.objects.get()
     assert (container.name, container.status, container.exit_code) == ("web", "exited", 3)
     assert list(Event.objects.order_by("seq").values_list("action", flat=True)) == ["create", "start", "die"]
+
+
+def test_an_operation_that_begins_and_ends_in_a_batch_keeps_both_times(voice: FakeNode, bob: User) -> None:
+    operation = volume_create(actor_of(bob), name="data")
+    events = [
+        voice.event("operation", status, operation.id, status=status, kind=operation.kind, fence=1)
+        for status in ("running", "succeeded")
+    ]
+    apply_batch(voice.node.name, events)
+    operation.refresh_from_db()
+    assert operation.status == "succeeded"
+    assert operation.started_at == from_ns(events[0].time_ns)
+    assert operation.finished_at == from_ns(events[1].time_ns)
 
 
 def test_a_record_before_a_removal_in_a_batch_leaves_nothing(voice: FakeNode) -> None:

@@ -206,8 +206,11 @@ def remember_response(actor: Actor, status: int, response: Any) -> None:
 # --- what the node says -----------------------------------------------------------------------------------------
 
 
-def apply_outcome(operation_id: str, outcome: Outcome, at: Any) -> Operation | None:
-    """Apply an `operation` event of a node; return the operation if its status changed. Late and repeated ones change nothing."""
+def apply_outcome(operation_id: str, outcome: Outcome, at: Any, began: Any = None) -> Operation | None:
+    """Apply an `operation` event of a node; return the operation if its status changed. Late and repeated ones change nothing.
+
+    `at` is when that was; `began` when the work had begun, where that was not told before its end.
+    """
     operation = Operation.objects.select_for_update().filter(pk=operation_id).first()
     if operation is None or operation.is_final or outcome.fence > operation.fence:
         return None
@@ -218,7 +221,7 @@ def apply_outcome(operation_id: str, outcome: Outcome, at: Any) -> Operation | N
         operation.started_at = operation.started_at or at
         operation.save(update_fields=["status", "started_at", "heard_at"])
         return operation if changed else None
-    operation.started_at = operation.started_at or at
+    operation.started_at = operation.started_at or began or at
     finish(operation, Status(outcome.status), result=outcome.result or {}, error=outcome.error or {}, at=at)
     return operation
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -29,7 +30,7 @@ from webapp.realtime import wake
 from webapp.realtime.wake import EVENTS, Note
 from webapp.volumes import records as volumes
 from webapp.volumes.models import Volume
-from workers.contracts.events import OPERATION, NodeEvent, read_outcome
+from workers.contracts.events import FINAL, OPERATION, NodeEvent, read_outcome
 from workers.contracts.values import ContractError
 
 logger = logging.getLogger(__name__)
@@ -80,9 +81,12 @@ def apply_batch(node_name: str, events: Sequence[NodeEvent]) -> int:
             return 0
         rows = []
         newest = {(event.type, event.subject): event.seq for event in fresh if "record" in event.attributes}
+        began = _begun_and_ended(fresh)
         for event in fresh:
+            if event.type == OPERATION and event.action not in FINAL and event.subject in began:
+                continue  # its end is here too
             is_newest = event.type not in BUSY or newest.get((event.type, event.subject)) == event.seq
-            notes += _apply(node, event, is_newest=is_newest)
+            notes += _apply(node, event, is_newest=is_newest, began=began.get(event.subject))
             if event.type != OPERATION:
                 rows.append(_row(node, event))
         _keep(rows)
@@ -112,6 +116,17 @@ def _fresh(node: Node, events: Sequence[NodeEvent]) -> list[NodeEvent]:
     return fresh
 
 
+def _begun_and_ended(events: list[NodeEvent]) -> dict[str, datetime]:
+    """Return when those operations began that also end among these events."""
+    told = [event for event in events if event.type == OPERATION]
+    ended = {event.subject for event in told if event.action in FINAL}
+    return {
+        event.subject: from_ns(event.time_ns)
+        for event in told
+        if event.action not in FINAL and event.subject in ended
+    }
+
+
 def _keep(rows: list[Event]) -> None:
     """Store the events; the database gives their ids (not with `ignore_conflicts`, the way out that is never needed)."""
     try:
@@ -122,12 +137,15 @@ def _keep(rows: list[Event]) -> None:
         Event.objects.bulk_create(rows, ignore_conflicts=True)
 
 
-def _apply(node: Node, event: NodeEvent, *, is_newest: bool) -> list[Note]:
-    """Apply one event; of several records of one thing in a batch only the first and the newest are ever to be seen."""
+def _apply(node: Node, event: NodeEvent, *, is_newest: bool, began: datetime | None) -> list[Note]:
+    """Apply one event; of several records of one thing in a batch only the first and the newest are ever to be seen.
+
+    `began` is when the operation did whose end this is, where that is told in the same batch.
+    """
     try:
         with transaction.atomic():
             if event.type == OPERATION:
-                return _outcome(event)
+                return _outcome(event, began)
             if is_newest or event.action == "create" or "record" not in event.attributes:
                 _record(node, event)
     except (ContractError, KeyError, TypeError, ValueError, AttributeError):
@@ -159,8 +177,8 @@ def _credit(node: Node, event: NodeEvent, record: dict[str, Any]) -> None:
         model.objects.filter(node=node, created_by=None, **{field: key}).update(created_by=user)
 
 
-def _outcome(event: NodeEvent) -> list[Note]:
-    operation = operations.apply_outcome(event.subject, read_outcome(event), from_ns(event.time_ns))
+def _outcome(event: NodeEvent, began: datetime | None) -> list[Note]:
+    operation = operations.apply_outcome(event.subject, read_outcome(event), from_ns(event.time_ns), began)
     if operation is None:
         return []
     if operation.is_final:

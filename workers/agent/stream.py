@@ -1,13 +1,14 @@
 """One open stream as the node sees it: output that waits for credit, input that grants it.
 
 A *feed* is a coroutine function that gets a `NodeStream`, writes to it, and returns the facts of its `end` frame. It
-runs in the event loop; long or blocking work belongs into a thread, which writes through `write_from_thread`.
+runs in the event loop; long or blocking work belongs into a thread, which writes through `begin_write`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,11 +93,9 @@ class NodeStream:
     def has_credit(self) -> bool:
         return self._credit > 0 and not self.closed.is_set()
 
-    def write_from_thread(self, data: bytes, channel: int = 0, cursor: str = "") -> None:
-        """The same as `write`, from another thread, which it blocks."""
-        asyncio.run_coroutine_threadsafe(
-            self.write(data, channel=channel, cursor=cursor), self._loop
-        ).result()
+    def begin_write(self, data: bytes, channel: int = 0, cursor: str = "") -> Future[None]:
+        """Begin a `write` from another thread, which may prepare the next one meanwhile; the result is its end."""
+        return asyncio.run_coroutine_threadsafe(self.write(data, channel=channel, cursor=cursor), self._loop)
 
     async def gap(self, skipped_bytes: int) -> None:
         """Tell the reader that bytes were left out here because it was too slow."""

@@ -6,6 +6,7 @@ import asyncio
 import io
 import os
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -22,12 +23,16 @@ BLOCK = 256 * 1024
 
 
 class StreamWriter(io.RawIOBase):
-    """A file for the engine to write to, in a thread; `write` waits for the reader's credit."""
+    """A file for the engine to write to, in a thread; `write` waits for the reader's credit, one block behind.
+
+    `finish` must be called at the end: it waits until all is sent.
+    """
 
     def __init__(self, stream: NodeStream) -> None:
         super().__init__()
         self._stream = stream
         self._held = bytearray()
+        self._sending: Future[None] | None = None
         self.total = 0
 
     def writable(self) -> bool:
@@ -41,11 +46,21 @@ class StreamWriter(io.RawIOBase):
         return len(data)
 
     def flush(self) -> None:
-        if self._held and not self._stream.closed.is_set():
-            self._stream.write_from_thread(bytes(self._held))
-        elif self._held:
+        if not self._held:
+            return
+        self._settle()
+        if self._stream.closed.is_set():
             raise StreamClosed(self._stream.id)
-        self._held.clear()
+        self._sending, self._held = self._stream.begin_write(bytes(self._held)), bytearray()
+
+    def finish(self) -> None:
+        self.flush()
+        self._settle()
+
+    def _settle(self) -> None:
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            sending.result()
 
 
 async def pour(stream: NodeStream, work: Callable[[BinaryIO], Any]) -> dict[str, Any]:
@@ -54,7 +69,7 @@ async def pour(stream: NodeStream, work: Callable[[BinaryIO], Any]) -> dict[str,
 
     def run() -> Any:
         result = work(cast(BinaryIO, writer))
-        writer.flush()
+        writer.finish()
         return result
 
     result = await asyncio.to_thread(run)
