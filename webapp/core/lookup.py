@@ -9,6 +9,8 @@ from django.db.models import QuerySet
 from webapp.core.errors import Conflict, Missing
 from webapp.core.ids import is_id_prefix
 
+WHOLE_ID = 32  # no id is shorter
+
 
 def find(
     queryset: QuerySet[Any], ref: str, *, what: str, id_field: str = "id", name_field: str = "name"
@@ -18,7 +20,8 @@ def find(
     Raises `Missing` (`<what>_not_found`), or `Conflict` when several ids start so or several nodes know the name.
     """
     ref = ref.removeprefix("/")
-    for lookup in ({id_field: ref}, {name_field: ref}):
+    as_whole_id = [{id_field: ref}] if len(ref) >= WHOLE_ID else []
+    for lookup in (*as_whole_id, {name_field: ref}):
         found = list(queryset.filter(**lookup)[:2])
         if len(found) == 1:
             return found[0]
