@@ -146,7 +146,7 @@ class Monitors:
             if not launch.stdin_once:
                 argv.append("--leave-stdin-open")
         environment = {**CLEAN_ENV, "_OCI_SYNCPIPE": str(answer)}
-        return self._runtime.popen(
+        return self._runtime.spawn(
             argv, env=environment, pass_fds=(answer, *inherit), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, start_new_session=True, cwd=bundle.folder,
         )  # fmt: skip

@@ -212,7 +212,7 @@ class ExecStarter:
         argv += ["--stdin"] if stdin else []
         names = ("_OCI_SYNCPIPE", "_OCI_STARTPIPE", "_OCI_ATTACHPIPE")
         environment = {**CLEAN_ENV, **{name: str(pipe) for name, pipe in zip(names, pipes, strict=True)}}
-        return self._runtime.popen(
+        return self._runtime.spawn(
             argv, env=environment, pass_fds=pipes, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, start_new_session=True, cwd=files.folder,
         )  # fmt: skip

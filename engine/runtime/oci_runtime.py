@@ -48,7 +48,7 @@ class OciRuntime:
     def argv(self, *arguments: str) -> list[str]:
         return [self.path, "--root", str(self.root), *arguments]
 
-    def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:  # options of Popen
+    def spawn(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:  # options of Popen
         """Start the runtime, or a program that will call it, where the runtime works."""
         start: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
         return (

@@ -131,7 +131,9 @@ class Sampler:
         user = self._number("cpuacct", group, "cpuacct.usage_user")
         system = self._number("cpuacct", group, "cpuacct.usage_sys")
         return {
-            "cpu_ns": user + system,  # cpuacct.usage is just that sum
+            "cpu_ns": self._number(
+                "cpuacct", group, "cpuacct.usage"
+            ),  # exact, where the two are counted in ticks
             "cpu_user_ns": user,
             "cpu_system_ns": system,
             "throttled_periods": _value(throttled, b"nr_throttled"),

@@ -196,7 +196,7 @@ class StepRunner:
             with ExitStack() as theirs:
                 out, out_write = _pipe(owner, ours, theirs)
                 err, err_write = _pipe(owner, ours, theirs)
-                program = self._runtime.popen(
+                program = self._runtime.spawn(
                     argv, stdin=subprocess.DEVNULL, stdout=out_write, stderr=err_write, env=CLEAN_ENV,
                     start_new_session=True,
                 )  # fmt: skip

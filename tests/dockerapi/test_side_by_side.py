@@ -214,7 +214,6 @@ CONTAINER = {
     "Config.Volumes*": "an anonymous volume stands with the mounts",
     "Config.AttachStdout": "what the client that made it attached is not kept",
     "Config.AttachStderr": "what the client that made it attached is not kept",
-    "Config.WorkingDir": "the folder that is used, not the one that was left out",
     "Config.StopSignal": "the signal that is used, not the one that was left out",
     "Config.Env*": "the image's come first, then those of the container",
     "Mounts.0.Source": "another folder",

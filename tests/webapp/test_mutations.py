@@ -105,7 +105,7 @@ async def test_ap01_docker_without_the_judge(mutate: Callable[..., None], node: 
 async def test_ap01_docker_where_nobody_is_somebody(
     mutate: Callable[..., None], node: Node, vera: User, alice: User
 ) -> None:
-    mutate(docker_app, "_identify", lambda call: middleware.Actor(user=alice))
+    mutate(docker_app, "_identify_scope", lambda scope, headers: middleware.Actor(user=alice))
     with pytest.raises(RED):
         await docker_refuses_a_viewer_and_nobody(vera)
 

@@ -31,7 +31,7 @@ def node() -> Iterator[Node]:
 def test_crun_is_taken_and_does_not_see_the_hybrids_second_hierarchy(engine_config: EngineConfig) -> None:
     runtime = probe(engine_config)
     assert runtime.name == "crun"
-    found = runtime.popen(["cat", "/proc/self/mountinfo"], stdout=subprocess.PIPE)
+    found = runtime.spawn(["cat", "/proc/self/mountinfo"], stdout=subprocess.PIPE)
     text = found.communicate()[0].decode()
     assert ("cgroup2" in text) == (detect().mode is Mode.V2)
     assert "/sys/fs/cgroup" in text

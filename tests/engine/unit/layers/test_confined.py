@@ -51,7 +51,9 @@ def nothing_stays() -> Iterator[None]:
     before = len(os.listdir("/proc/self/fd"))
     yield
     assert job_processes() == []
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert (
+        len(os.listdir("/proc/self/fd")) <= before
+    )  # what other tests have left is closed when it is collected
 
 
 def extract(target: Path, data: bytes, **options: object) -> ApplyResult:
