@@ -173,6 +173,29 @@ async def _event(socket: Any, identity: str, action: str) -> dict[str, Any]:
             return event
 
 
+def following(ring: Ring) -> list[Contest]:
+    """From a line that a container writes to the message in an open page; each line says when it was written."""
+    contest = Contest("a log line in an open page (websocket)", "100 ms")
+    script = "while :; do date +%s%N; sleep 0.05; done"
+    made = ring.rest.call("POST", "/containers/?wait=60", {"image": BASE, "command": ["sh", "-c", script]})
+    try:
+        contest.seconds["rest"] = asyncio.run(_delays(ring, made["id"]))
+    finally:
+        ring.rest.call("DELETE", f"/containers/{made['id']}/?force=true&wait=60")
+    contest.note = f"p95 {_p95_ms(contest.seconds['rest']):.0f} ms"
+    return [contest]
+
+
+async def _delays(ring: Ring, identity: str) -> list[float]:
+    found: list[float] = []
+    async with _socket(ring.rest, f"/ws/containers/{identity}/logs/?tail=0") as socket:
+        while len(found) < 60:
+            message = json.loads(await asyncio.wait_for(socket.recv(), 30))
+            now = time.time()
+            found += [now - int(line["text"]) / 1e9 for line in message["lines"]]
+    return found
+
+
 def lines(ring: Ring) -> list[Contest]:
     """A million lines through the engine itself and by REST: written, read back, the last ten."""
     write, read, tail = (
@@ -290,5 +313,5 @@ def _p95_ms(times: list[float]) -> float:
 
 
 SUBJECTS: dict[str, Callable[[Ring], list[Contest]]] = {
-    "idle": idle, "many": many, "listing": listing, "changes": changes, "lines": lines,
+    "idle": idle, "many": many, "listing": listing, "changes": changes, "following": following, "lines": lines,
 }  # fmt: skip
