@@ -96,6 +96,21 @@ def test_links_of_a_zip_are_copied_and_lead_nowhere(server: Platform, tmp_path: 
     )  # the spool is emptied behind the answer
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1.44/build?t=NoLowerCase",
+        "/v1.44/images/create?fromSrc=-&repo=NoLowerCase&tag=1",
+        "/v1.44/images/load?quiet=1",
+    ],
+)
+def test_what_the_docker_command_uploads_is_not_kept_when_it_is_refused(server: Platform, path: str) -> None:
+    rubbish = bytes(range(256)) * 64
+    answer = server.call("POST", path, base="", raw=rubbish, Content_Type="application/x-tar")
+    assert answer.status >= 400 or "error" in str(answer.body), answer.body
+    assert wait_until(lambda: not leavings(server), 10), leavings(server)
+
+
 def test_the_worker_keeps_a_helper_and_no_job(server: Platform) -> None:
     """D1: started with the worker, warm for the next archive; nobody unpacks between two."""
     assert upload(server, tar(tars.member("f", data=b"x"))).status in (200, 201)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from webapp.accounts.actor import Actor
 from webapp.containers.models import Container
 from webapp.containers.selectors import container_get
+from webapp.core import spool
 from webapp.core.errors import AppError, Missing, NodeProblem
 from webapp.dockerapi.call import in_thread
 from webapp.dockerapi.errors import DockerError
@@ -26,6 +27,16 @@ async def done(service: Callable[..., Any], *args: Any, **kwargs: Any) -> Operat
     """Call a service and wait until its operation has ended well; return it. Raises `AppError` as the node had it."""
     accepted = await in_thread(service, *args, **kwargs)
     return await finished(operation_in(accepted))
+
+
+async def handed_over(spool_id: str, service: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call a service that takes an uploaded file over; when it refuses the file is removed."""
+    try:
+        return await in_thread(service, *args, **kwargs)
+    except Exception:
+        if spool_id:
+            await in_thread(spool.discard, spool_id)
+        raise
 
 
 def operation_in(accepted: Any) -> Operation:

@@ -35,8 +35,8 @@ async def build(call: Call) -> None:
             credentials.append(given)
     if not wish.get("remote"):
         wish["context"], wish["context_size_bytes"] = await call.spooled()
-    _, operation = await in_thread(
-        services.build_create, call.actor, BuildWish(**wish), credentials=credentials
+    _, operation = await work.handed_over(
+        wish.get("context", ""), services.build_create, call.actor, BuildWish(**wish), credentials=credentials
     )
     await _draw(call, operation, quiet=call.truth("q"))
 
@@ -44,7 +44,6 @@ async def build(call: Call) -> None:
 def _refuse(call: Call) -> None:
     """Refuse what the builder cannot do, rather than pass over it in silence."""
     asked = {
-        "squash": call.truth("squash"),
         "memswap": call.number("memswap") > 0,
         "cpushares": bool(call.number("cpushares")),
         "cpusetcpus": bool(call.text("cpusetcpus")),

@@ -364,7 +364,7 @@ def _saved_name(ref: str) -> str:
 
 async def load(call: Call) -> None:
     spool_id, _ = await call.spooled()
-    ended = await work.done(services.image_load, call.actor, spool_id)
+    ended = await work.finished(await work.handed_over(spool_id, services.image_load, call.actor, spool_id))
     await call.start(200)
     for record in ended.result.get("images") or []:
         tags = documents.tags(record)
@@ -380,7 +380,8 @@ async def _import(call: Call) -> None:
         raise BadParameter("only an uploaded archive can be imported (fromSrc=-)")
     repository, version = call.text("repo"), call.text("tag")
     spool_id, _ = await call.spooled()
-    ended = await work.done(
+    operation = await work.handed_over(
+        spool_id,
         services.image_import,
         call.actor,
         spool_id,
@@ -389,6 +390,7 @@ async def _import(call: Call) -> None:
         changes=call.texts("changes"),
         platform=call.text("platform"),
     )
+    ended = await work.finished(operation)
     await call.start(200)
     await call.write_json({"status": (ended.result.get("image") or {}).get("id", "")})
     await call.end()

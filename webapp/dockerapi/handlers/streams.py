@@ -332,7 +332,8 @@ async def archive_put(call: Call) -> None:
     path = call.text("path")
     await _stat(container, path)
     spool_id, _ = await call.spooled()
-    await work.done(
+    operation = await work.handed_over(
+        spool_id,
         services.container_files_put,
         call.actor,
         container,
@@ -341,6 +342,7 @@ async def archive_put(call: Call) -> None:
         no_overwrite_dir_non_dir=call.truth("noOverwriteDirNonDir"),
         copy_uid_gid=call.truth("copyUIDGID"),
     )
+    await work.finished(operation)
     await call.nothing(200)
 
 
