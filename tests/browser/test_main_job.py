@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +60,19 @@ def picture(page: Page, name: str) -> None:
     page.screenshot(path=PICTURES / f"{name}.png")
 
 
+def answer_of(port: int) -> bytes:
+    """Return what the program in the container says, once it listens."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+                return bytes(answer.read())
+        except urllib.error.URLError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
 def test_build_run_follow_stop_and_the_book(page: Page, server: Platform) -> None:
     # upload
     page.goto(f"{server.url}/builds/new/")
@@ -87,8 +102,7 @@ def test_build_run_follow_stop_and_the_book(page: Page, server: Platform) -> Non
     page.wait_for_url(re.compile(r"/containers/(?!run)[^/]+/"), timeout=15_000)
     expect(page.get_by_text("Running").first).to_be_visible(timeout=15_000)
     # a request is seen in the log at once
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
-        assert answer.read() == b"hi\n"
+    assert answer_of(port) == b"hi\n"
     expect(page.get_by_text("response:200").first).to_be_visible(timeout=5_000)
     picture(page, "6-container-log")
     # stop it, and see it without loading the page again
