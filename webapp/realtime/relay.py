@@ -218,8 +218,8 @@ class Relay:
 
 
 def _is_awaited(event: NodeEvent) -> bool:
-    """Tell whether somebody may wait for this: the end of an operation or of a container."""
-    return event.action in FINAL if event.type == OPERATION else event.action == "die"
+    """Tell whether somebody may wait for this: the end of an operation, of a container's run, or of a container."""
+    return event.action in FINAL if event.type == OPERATION else event.action in ("die", "destroy")
 
 
 def _text(value: Any) -> str:
