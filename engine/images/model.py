@@ -140,7 +140,8 @@ class LayerInfo:
 class LayerFile:
     """A file of one layer. `change` is `added`, `changed` or `removed`; `hidden` says that a later layer covers it.
 
-    `kind` is `file`, `directory`, `symlink`, `fifo` or `other`; `size` is 0 for everything but files.
+    `kind` is `file`, `hardlink` (a further name of the file at `link`), `directory`, `symlink`, `fifo` or `other`; `size` is 0 for
+    everything but files, so sizes can be added up.
     """
 
     path: str

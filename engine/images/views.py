@@ -7,6 +7,7 @@ import sqlite3
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from engine.digest import Digest
@@ -51,7 +52,7 @@ def layer_files(snapshots: Snapshotter, image: Image, index: int) -> list[LayerF
     stack = snapshots.lowers(image.chain)[::-1]
     with Lowers(stack[:index][::-1]) as below, Lowers(stack[index + 1 :]) as above:
         found = list(_files(stack[index], below, above))
-    return sorted(found, key=lambda file: os.fsencode(file.path))
+    return _counted_once(sorted(found, key=lambda entry: os.fsencode(entry[1].path)))
 
 
 def usage(images: Sequence[Image], users_of: Callable[[str], list[str]], packed: int) -> DiskUsage:
@@ -90,14 +91,30 @@ def _with_layers(image: Image) -> Iterator[tuple[History, int]]:
             index += 1
 
 
-def _files(layer: Path, below: Lowers, above: Lowers) -> Iterator[LayerFile]:
+def _counted_once(found: list[tuple[int, LayerFile]]) -> list[LayerFile]:
+    """Return files with the bytes of hard links at one of their names alone: the first that no layer above hides."""
+    names: dict[int, str] = {}
+    for inode, file in sorted(found, key=lambda entry: entry[1].hidden):
+        if inode:
+            names.setdefault(inode, file.path)
+    return [
+        replace(file, kind="hardlink", size=0, link=names[inode])
+        if inode and names[inode] != file.path
+        else file
+        for inode, file in found
+    ]
+
+
+def _files(layer: Path, below: Lowers, above: Lowers) -> Iterator[tuple[int, LayerFile]]:
+    """Give each file with its inode where it has several names, else with 0."""
     with opened_directory(layer) as root:
         for folder in walk(root):
             opaque = bool(folder.path) and is_opaque(folder.fd)
             if opaque:
-                yield from (_removed(path) for path in below.hidden_in(folder))
+                yield from ((0, _removed(path)) for path in below.hidden_in(folder))
             for name, info in folder.entries:
-                yield _file(folder, name, info, below, above)
+                linked = stat.S_ISREG(info.st_mode) and info.st_nlink > 1
+                yield info.st_ino if linked else 0, _file(folder, name, info, below, above)
             below.note(folder.path, opaque=opaque)
 
 

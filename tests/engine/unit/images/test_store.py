@@ -396,6 +396,20 @@ def test_layers_say_who_shares_them(stores: Stores) -> None:
     assert first.id != second.id
 
 
+def test_the_bytes_of_hard_links_count_once_where_they_can_be_seen(stores: Stores) -> None:
+    base = tars.archive(
+        tars.member("a", data=b"12345"), tars.hardlink("b", "a"), tars.hardlink("c", "a"), tars.member("d")
+    )
+    add_image(stores, base, tars.archive(tars.member(".wh.a")), name="app")
+    files = {file.path: file for file in stores.images.layer_files("app", 0)}
+    assert [(path, file.kind, file.size, file.link) for path, file in sorted(files.items())] == [
+        ("/a", "hardlink", 0, "/b"),
+        ("/b", "file", 5, ""),
+        ("/c", "hardlink", 0, "/b"),
+        ("/d", "file", 0, ""),
+    ]
+
+
 def test_layer_files_tell_changes_and_what_later_layers_hide(stores: Stores) -> None:
     change = tars.archive(
         tars.member("etc/a", data=b"new"),
