@@ -160,7 +160,8 @@ function page(url, region) {
 async function ask(url, region) {
   const answer = await fetch(url, { headers: { "X-Wharfinger-Region": region }, credentials: "same-origin" });
   if (answer.redirected && new URL(answer.url).pathname.startsWith("/login")) location.reload();
-  if (!answer.ok) throw new TypeError(`refresh answered ${answer.status}`);
+  // what is gone has a page too: it says what became of it
+  if (!answer.ok && answer.status !== 404) throw new TypeError(`refresh answered ${answer.status}`);
   return new DOMParser().parseFromString(await answer.text(), "text/html");
 }
 

@@ -13,6 +13,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from tests.support import sample_data
+from tests.support.web import FakeNode, actor_of, container_record
+from webapp.accounts.models import User
+from webapp.containers.services import container_create, container_remove
 from webapp.core.routes import all_routes, route_of
 from webapp.nodes import usage
 from webapp.operations.sender import RecordingSender
@@ -396,3 +399,28 @@ def test_a_refused_verb_tells_a_script_why(sample: dict[str, Any], admin: Client
     assert response.status_code == 422
     assert "taken" in response.content.decode()
     assert "<dialog" in response.content.decode()
+
+
+def test_the_page_of_a_container_that_was_not_made_says_why(voice: FakeNode, bob: User) -> None:
+    _, operation = container_create(actor_of(bob), {"image": "nosuch:1", "name": "late"})
+    voice.fail(operation.id, "image_not_found", "no image nosuch:1", "check its name")
+    for ref in (operation.target_id, operation.target_id[:12], "late"):
+        answer = signed_in(bob).get(f"/containers/{ref}/")
+        text = answer.content.decode()
+        assert answer.status_code == 404
+        assert "It was not made" in text
+        assert "No image nosuch:1. Check its name." in text
+        assert f"/operations/{operation.id}/" in text
+    assert "It was not made" not in signed_in(bob).get("/containers/never-there/").content.decode()
+
+
+def test_the_page_of_a_container_that_was_removed_says_so(voice: FakeNode, bob: User) -> None:
+    container, operation = container_create(actor_of(bob), {"image": "x", "name": "brief"})
+    voice.container(container_record(id=container.id, name="brief"), "create")
+    voice.end(operation.id)
+    removal = container_remove(actor_of(bob), container, force=True)
+    voice.say("container", "destroy", container.id, name="brief")
+    voice.end(removal.id)
+    answer = signed_in(bob).get(f"/containers/{container.id[:12]}/files/")
+    assert answer.status_code == 404
+    assert "It was removed" in answer.content.decode()

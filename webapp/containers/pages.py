@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,8 +15,10 @@ from webapp.audit import selectors as audit
 from webapp.containers import selectors, services, shown, timeline
 from webapp.containers.models import Container
 from webapp.core.answers import attempt, host_of
+from webapp.core.errors import Missing
 from webapp.core.folders import clean_path, folder, not_to_see
 from webapp.core.routes import page
+from webapp.operations.selectors import operations_on
 
 CHANGES_SHOWN = 2000
 
@@ -29,6 +33,25 @@ TABS = (
     ("details", "details/", "Details"),
     ("json", "json/", "JSON"),
 )
+
+
+View = Callable[..., HttpResponse]
+
+
+def of_container(view: View) -> View:
+    """Return a view of one container that tells what became of one that is gone: a link holds after its removal too."""
+
+    @wraps(view)
+    def shown_or_gone(request: HttpRequest, ref: str) -> HttpResponse:
+        try:
+            return view(request, ref)
+        except Missing as error:
+            done = operations_on("container", ref) if error.code == "container_not_found" else []
+            if not done:
+                raise
+            return render(request, "containers/gone.html", {"last": done[0], "done": done}, status=404)
+
+    return shown_or_gone
 
 
 def _show(request: HttpRequest, container: Container, tab: str, **context: Any) -> HttpResponse:
@@ -51,6 +74,7 @@ def _show(request: HttpRequest, container: Container, tab: str, **context: Any) 
 
 
 @page(Permission.VIEW)
+@of_container
 def container_logs(request: HttpRequest, ref: str) -> HttpResponse:
     container = selectors.container_get(ref)
     return _show(
@@ -69,6 +93,7 @@ def container_logs(request: HttpRequest, ref: str) -> HttpResponse:
 
 
 @page(Permission.VIEW)
+@of_container
 def container_terminal(request: HttpRequest, ref: str) -> HttpResponse:
     container = selectors.container_get(ref)
     return _show(
@@ -85,6 +110,7 @@ def container_terminal(request: HttpRequest, ref: str) -> HttpResponse:
 
 
 @page(Permission.VIEW)
+@of_container
 def container_timeline(request: HttpRequest, ref: str) -> HttpResponse:
     container = selectors.container_get(ref)
     wanted = request.GET.get("show", "")
@@ -99,6 +125,7 @@ def container_timeline(request: HttpRequest, ref: str) -> HttpResponse:
 
 
 @page(Permission.VIEW)
+@of_container
 def container_load(request: HttpRequest, ref: str) -> HttpResponse:
     container = selectors.container_get(ref)
     path, docker = f"/api/v1/containers/{container.name}/stats/", f"docker stats {container.name}"
@@ -106,6 +133,7 @@ def container_load(request: HttpRequest, ref: str) -> HttpResponse:
 
 
 @page(Permission.VIEW)
+@of_container
 def container_files(request: HttpRequest, ref: str) -> HttpResponse:
     container = selectors.container_get(ref)
     path = clean_path(request.GET.get("path", "/"))
@@ -126,6 +154,7 @@ def container_files(request: HttpRequest, ref: str) -> HttpResponse:
 
 
 @page(Permission.VIEW)
+@of_container
 def container_processes(request: HttpRequest, ref: str) -> HttpResponse:
     container = selectors.container_get(ref)
     answer, problem = None, None
@@ -147,6 +176,7 @@ def container_processes(request: HttpRequest, ref: str) -> HttpResponse:
 
 
 @page(Permission.VIEW)
+@of_container
 def container_changes(request: HttpRequest, ref: str) -> HttpResponse:
     container = selectors.container_get(ref)
     answer, problem = attempt(lambda: services.changes(container))
@@ -163,6 +193,7 @@ def change_counts(changes: list[dict[str, Any]]) -> dict[str, int]:
 
 
 @page(Permission.VIEW)
+@of_container
 def container_details(request: HttpRequest, ref: str) -> HttpResponse:
     container = selectors.container_get(ref)
     sections = shown.detail_sections(container, show_env=request.actor.can_operate)  # type: ignore[attr-defined]
@@ -176,6 +207,7 @@ def container_details(request: HttpRequest, ref: str) -> HttpResponse:
 
 
 @page(Permission.VIEW)
+@of_container
 def container_json(request: HttpRequest, ref: str) -> HttpResponse:
     container = selectors.container_get(ref)
     detail = selectors.detail_json(container, request.actor)  # type: ignore[attr-defined]

@@ -63,6 +63,13 @@ def operations_of(target_type: str, target_id: str, limit: int = 50) -> list[Ope
     return list(operation_list(OperationFilter(target_type=target_type)).filter(target_id=target_id)[:limit])
 
 
+def operations_on(target_type: str, ref: str, limit: int = 10) -> list[Operation]:
+    """Return the newest operations on a thing that may be gone, by its id, the start of one (4 digits) or its name."""
+    found = operation_list(OperationFilter(target_type=target_type))
+    by_id = is_id_prefix(ref) and len(ref) >= 4
+    return list(found.filter(**{"target_id__startswith" if by_id else "target": ref})[:limit])
+
+
 def active_count() -> int:
     return Operation.objects.filter(status__in=(Status.QUEUED, Status.RUNNING)).count()
 
