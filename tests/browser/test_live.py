@@ -70,6 +70,32 @@ def test_a_failed_operation_says_why_and_stays(site: Any, open_page: Open) -> No
     expect(alert).to_be_visible()
 
 
+def test_a_container_that_could_not_be_made_says_why_on_its_page(site: Any, open_page: Open) -> None:
+    page = open_page(site, "/containers/run/?image=nosuch%3A1")
+    page.fill('input[name="name"]', "never-made")
+    page.locator("button[form=run], form#run button[data-kind=primary]").first.click()
+    page.wait_for_url(re.compile(r"/containers/(?!run)[^/]+/"))
+    expect(page.locator(".wf-conn")).to_have_attribute("data-state", "live")
+    site.order(
+        "end",
+        operation=site.order("sent")[-1][0],
+        status="failed",
+        error={"code": "image_not_found", "detail": "no image nosuch:1", "hint": "check its name"},
+    )
+    expect(page.locator("#notes")).to_contain_text("It was not made", timeout=5000)
+    expect(page.locator("#notes")).to_contain_text("No image nosuch:1")
+    expect(page.locator("#head .wf-state")).to_have_text("Gone")
+
+
+def test_no_row_is_covered_by_the_head_of_its_table(site: Any, open_page: Open) -> None:
+    page = open_page(site, f"/containers/{site.container('leafy-backend')}/processes/")
+    head = page.locator("#processes thead th").first.bounding_box()
+    row = page.locator("#processes tbody td").first.bounding_box()
+    assert head is not None
+    assert row is not None
+    assert row["y"] >= head["y"] + head["height"] - 1
+
+
 def test_removing_names_the_loss_and_wants_the_name_of_a_running_one(site: Any, open_page: Open) -> None:
     page = open_page(site, f"/containers/{site.container('leafy-backend')}/")
     page.get_by_label("More: kill, rename, commit, change limits, remove").click()

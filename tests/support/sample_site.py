@@ -148,11 +148,13 @@ def change(container: str, changes: dict[str, Any]) -> str:
 def end(operation: str, status: str, error: dict[str, Any] | None = None) -> str:
     """The node says that an operation ended."""
     from webapp.operations import services
+    from webapp.operations.effects import operation_ended
     from webapp.operations.models import Operation, Status
     from webapp.realtime import wake
 
     row = Operation.objects.select_related("node").get(pk=operation)
     services.finish(row, Status(status), error=error)
+    operation_ended(row)
     wake.operation(row)
     return row.status
 
